@@ -1,0 +1,1 @@
+"""Iroh endpoints on asyncio and trio."""

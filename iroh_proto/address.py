@@ -1,0 +1,236 @@
+"""Where a node may be reached: UDP addresses, DERP servers, and both with a node id.
+
+Later releases of iroh call a DERP URL a relay URL, a node id an endpoint id, and a node address
+an endpoint address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Self, TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+from iroh_proto.errors import DecodeError
+from iroh_proto.key import NodeId
+
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+class UdpAddress(NamedTuple):
+    """An IP address, as canonical text, and a UDP port. Usable as a socket address as it is.
+
+    IPv4-mapped IPv6 addresses are kept as IPv4; build addresses with :meth:`from_str` or
+    :meth:`of`, which see to it.
+    """
+
+    ip: str
+    port: int
+
+    @classmethod
+    def from_str(cls, text: str) -> Self:
+        """Parse ``1.2.3.4:80`` or ``[2001:db8::1]:80``.
+
+        :raises DecodeError: naming what is wrong with the text.
+        """
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
+            host = host[1:-1]
+        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            raise DecodeError(f"not an address and port such as 1.2.3.4:80 or [::1]:80: {text!r}")
+        if (":" in host) != bracketed:
+            raise DecodeError(f"IPv6 addresses, and only they, stand in brackets: {text!r}")
+        return cls.of(host, int(port))
+
+    @classmethod
+    def of(cls, ip: str | IpAddress, port: int) -> Self:
+        """Return the canonical address of ``ip`` and ``port``.
+
+        :raises DecodeError: if ``ip`` is no IP address or ``port`` no port.
+        """
+        if not 0 <= port <= 65535:
+            raise DecodeError(f"a port is 0 to 65535, not {port}")
+        return cls(_canonical_ip(str(ip)), port)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether the IP address is IPv6."""
+        return ":" in self.ip
+
+    @property
+    def packed_ip(self) -> bytes:
+        """The IP address as 4 or 16 bytes; an IPv6 scope is left out."""
+        return _packed_ip(self.ip)
+
+    @property
+    def sort_key(self) -> tuple[bool, bytes, int]:
+        """The order of iroh's sets: IPv4 first, then by address, then by port."""
+        return (self.is_ipv6, self.packed_ip, self.port)
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if self.is_ipv6 else f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class DerpUrl:
+    """The URL of a DERP server, normalised; ``str(url)`` is its text.
+
+    Host names compare without their trailing dot, which some releases of iroh append.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = "/"
+
+    @classmethod
+    def from_str(cls, text: str) -> Self:
+        """Parse an ``http``, ``https``, ``ws`` or ``wss`` URL.
+
+        :raises DecodeError: naming what is wrong with the text.
+        """
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise DecodeError(f"not a URL: {text!r} ({error})") from None
+        scheme = parts.scheme.lower()
+        if scheme not in DEFAULT_PORTS:
+            raise DecodeError(f"a DERP URL begins with http:// or https://, not {text!r}")
+        if not parts.hostname:
+            raise DecodeError(f"this DERP URL names no host: {text!r}")
+        host = _canonical_host(parts.hostname).removesuffix(".")
+        return cls(scheme, host, DEFAULT_PORTS[scheme] if port is None else port, _path(parts))
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the server is spoken to over TLS."""
+        return self.scheme in ("https", "wss")
+
+    @property
+    def is_ip_literal(self) -> bool:
+        """Whether the host is an IP address rather than a name."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """The host, and the port if it is not the scheme's own: what a ``Host`` header says."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def to_rooted_str(self) -> str:
+        """Return the text with the dot that iroh 0.13 to 0.95 appends to a host name."""
+        if self.is_ip_literal:
+            return str(self)
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self.host}.{port}{self.path}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+class DerpAddress(NamedTuple):
+    """A node as seen through one DERP server."""
+
+    url: DerpUrl
+    node_id: NodeId
+
+    def __str__(self) -> str:
+        return f"{self.node_id.fmt_short()} via {self.url}"
+
+
+Address: TypeAlias = UdpAddress | DerpAddress
+"""Where a datagram came from or goes to."""
+
+
+class NodeAddr:
+    """A node id with what is known of how to reach it. Immutable; equal by value.
+
+    ``derp_url`` takes a :class:`DerpUrl` or its text, ``direct_addresses`` take
+    :class:`UdpAddress` or ``"ip:port"`` text; they are kept sorted and without doubles.
+
+    :raises DecodeError: if a text does not parse.
+    """
+
+    __slots__ = ("derp_url", "direct_addresses", "node_id")
+
+    node_id: NodeId
+    derp_url: DerpUrl | None
+    direct_addresses: tuple[UdpAddress, ...]
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        *,
+        derp_url: DerpUrl | str | None = None,
+        direct_addresses: Iterable[UdpAddress | str] = (),
+    ) -> None:
+        url = DerpUrl.from_str(derp_url) if isinstance(derp_url, str) else derp_url
+        addresses = {
+            UdpAddress.from_str(address) if isinstance(address, str) else address
+            for address in direct_addresses
+        }
+        ordered = tuple(sorted(addresses, key=lambda address: address.sort_key))
+        object.__setattr__(self, "node_id", node_id)
+        object.__setattr__(self, "derp_url", url)
+        object.__setattr__(self, "direct_addresses", ordered)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"NodeAddr is immutable: {name}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether only the node id is known, so that discovery has to find the rest."""
+        return self.derp_url is None and not self.direct_addresses
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeAddr):
+            return NotImplemented
+        return (self.node_id, self.derp_url, self.direct_addresses) == (
+            other.node_id,
+            other.derp_url,
+            other.direct_addresses,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.node_id, self.derp_url, self.direct_addresses))
+
+    def __repr__(self) -> str:
+        direct = [str(address) for address in self.direct_addresses]
+        return f"NodeAddr({self.node_id}, derp_url={str(self.derp_url)!r}, {direct})"
+
+
+def _path(parts: SplitResult) -> str:
+    path = parts.path or "/"
+    return f"{path}?{parts.query}" if parts.query else path
+
+
+def _canonical_host(host: str) -> str:
+    try:
+        return _canonical_ip(host)
+    except DecodeError:
+        return host.lower()
+
+
+@lru_cache(maxsize=4096)
+def _canonical_ip(text: str) -> str:
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        raise DecodeError(f"not an IP address: {text!r}") from None
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+@lru_cache(maxsize=4096)
+def _packed_ip(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed

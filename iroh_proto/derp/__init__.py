@@ -1,0 +1,1 @@
+"""DERP: relaying between nodes that know only each other's id."""

@@ -1,0 +1,1 @@
+"""The generations of the DERP protocol, one module each behind one interface."""

@@ -1,0 +1,72 @@
+"""The DERP servers an endpoint may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from iroh_proto.address import DerpUrl
+
+STUN_PORT = 3478
+"""UDP port of the STUN server that runs beside a DERP server, unless the map says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class DerpNode:
+    """One DERP server. ``url`` takes a :class:`DerpUrl` or its text.
+
+    ``stun_port`` is ``None`` when the server answers no STUN. ``dialect`` names the protocol
+    generation (a key of :data:`iroh_proto.derp.dialects.DIALECTS`); ``None`` has it found out.
+
+    :raises DecodeError: if the URL does not parse.
+    """
+
+    url: DerpUrl
+    stun_port: int | None
+    dialect: str | None
+
+    def __init__(
+        self, url: DerpUrl | str, stun_port: int | None = STUN_PORT, dialect: str | None = None
+    ) -> None:
+        object.__setattr__(self, "url", DerpUrl.from_str(url) if isinstance(url, str) else url)
+        object.__setattr__(self, "stun_port", stun_port)
+        object.__setattr__(self, "dialect", dialect)
+
+
+class DerpMap:
+    """DERP servers in order of preference, at most one per URL (the first stays)."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self, nodes: Iterable[DerpNode] = ()) -> None:
+        self._nodes: dict[DerpUrl, DerpNode] = {}
+        for node in nodes:
+            self._nodes.setdefault(node.url, node)
+
+    @classmethod
+    def from_urls(cls, urls: Iterable[DerpUrl | str]) -> DerpMap:
+        """Return a map of servers with the usual settings.
+
+        :raises DecodeError: if a URL does not parse.
+        """
+        return cls(DerpNode(url) for url in urls)
+
+    def get(self, url: DerpUrl) -> DerpNode | None:
+        """Return the server with this URL, if the map has it."""
+        return self._nodes.get(url)
+
+    def __iter__(self) -> Iterator[DerpNode]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DerpMap):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # compared in order, not meant as a key
+
+    def __repr__(self) -> str:
+        return f"DerpMap([{', '.join(str(node.url) for node in self)}])"

@@ -1,0 +1,1 @@
+"""Disco: sealed pings between nodes that find and prove direct paths."""

@@ -1,0 +1,1 @@
+"""Paths to a node: candidates, trust and choice."""

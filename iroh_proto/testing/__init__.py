@@ -1,0 +1,1 @@
+"""Tools for testing machines and the programs that embed them."""
