@@ -1,0 +1,178 @@
+"""Options and manners that the commands share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+import click
+
+from iroh_anyio import MagicEndpoint
+from iroh_anyio.errors import EndpointError
+from iroh_proto import DecodeError, DerpMap, DerpUrl, SecretKey
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_BIND = ("0.0.0.0:0", "[::]:0")
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """What the common options say about the endpoint to bind."""
+
+    derp_urls: tuple[DerpUrl, ...]
+    bind: tuple[str, ...]
+    secret_key: SecretKey | None
+
+    async def open(self, *, alpns: tuple[bytes, ...] = ()) -> MagicEndpoint:
+        """Bind the endpoint; the caller enters it."""
+        return await MagicEndpoint.bind(
+            secret_key=self.secret_key,
+            alpns=alpns,
+            derp_map=DerpMap.from_urls(self.derp_urls) if self.derp_urls else None,
+            bind_addrs=self.bind,
+        )
+
+
+class DerpUrlType(click.ParamType):
+    """A DERP URL on the command line."""
+
+    name = "url"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> DerpUrl:
+        """Parse the URL, or end with the reason as wrong usage."""
+        if isinstance(value, DerpUrl):
+            return value
+        try:
+            return DerpUrl.from_str(str(value))
+        except DecodeError as error:
+            self.fail(str(error), param, ctx)
+
+
+def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Add the options of an endpoint; :func:`endpoint_settings` reads them."""
+    options = [
+        click.option(
+            "--derp",
+            "--relay",
+            "derp",
+            type=DerpUrlType(),
+            multiple=True,
+            metavar="URL",
+            help="A DERP server (relay) to meet peers at. Repeatable; the first reachable is home.",
+        ),
+        click.option("--no-derp", is_flag=True, help="Use direct addresses alone."),
+        click.option(
+            "--bind",
+            multiple=True,
+            metavar="ADDR",
+            help="An ip:port to bind instead of 0.0.0.0:0 and [::]:0. Repeatable.",
+        ),
+        click.option(
+            "--secret-key-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Keep the node's identity in FILE (created with mode 0600). "
+            "Without it each run has a new one.",
+        ),
+        verbose_option,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def endpoint_settings(
+    derp: tuple[DerpUrl, ...],
+    no_derp: bool,
+    bind: tuple[str, ...],
+    secret_key_file: Path | None,
+) -> EndpointSettings:
+    """Make sense of the common options together.
+
+    :raises click.UsageError: if they contradict one another.
+    """
+    if no_derp and derp:
+        raise click.UsageError("--no-derp and --derp contradict each other")
+    secret_key = None if secret_key_file is None else load_or_create_key(secret_key_file)
+    return EndpointSettings(derp, bind or DEFAULT_BIND, secret_key)
+
+
+def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
+    """Add ``-v``, which shows log messages on stderr (``-vv``: all of them)."""
+
+    def set_level(ctx: click.Context, param: click.Parameter, count: int) -> None:
+        if count:
+            logging.basicConfig(
+                stream=sys.stderr,
+                level=logging.INFO if count == 1 else logging.DEBUG,
+                format="%(relativeCreated)8.0f ms %(name)s: %(message)s",
+            )
+
+    return click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=set_level,
+        help="Show what happens, on stderr; -vv for all of it.",
+    )(function)
+
+
+def load_or_create_key(path: Path) -> SecretKey:
+    """Read a secret key (hex, base32 or an OpenSSH key file), or make one with mode 0600.
+
+    :raises click.ClickException: if the file cannot be read or is no key.
+    """
+    try:
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return create_key(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"cannot read the secret key {path}: {error}") from None
+    try:
+        if text.startswith("-----BEGIN OPENSSH"):
+            return SecretKey.from_openssh(text)
+        return SecretKey.from_str(text.strip())
+    except DecodeError as error:
+        raise click.ClickException(f"{path} holds no secret key: {error}") from None
+
+
+def create_key(path: Path) -> SecretKey:
+    """Write a new secret key to a new file that only its owner may read.
+
+    :raises click.ClickException: if the file is there already or cannot be written.
+    """
+    secret_key = SecretKey.generate()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise click.ClickException(f"cannot create {path}: {error.strerror}") from None
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secret_key.to_bytes().hex() + "\n")
+    return secret_key
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something, on stderr."""
+    click.echo(message, err=True)
+
+
+def run(main: Callable[[], Awaitable[R]]) -> R:
+    """Run an async command; expected failures become one line on stderr and exit code 1."""
+    try:
+        return anyio.run(main)
+    except (EndpointError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

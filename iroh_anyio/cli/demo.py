@@ -1,0 +1,298 @@
+"""``iroh-anyio demo``: two nodes meet at a DERP server, punch through and move a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import click
+from anyio.streams.text import TextReceiveStream
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from iroh_anyio.cli.common import run, verbose_option
+from iroh_anyio.derper import Derper
+from iroh_proto import DerpMap, DerpNode
+
+SAMPLE_SIZE = 24 * 1024 * 1024  # bytes; a second or two, long enough to watch
+TIME_LIMIT = 300.0  # seconds for the whole demonstration
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """What the two nodes reported, in the order of time."""
+
+    started: float
+    size: int
+    events: list[Json] = field(default_factory=list)
+    reports: dict[str, Json] = field(default_factory=dict)
+
+    def add(self, node: str, report: Json) -> None:
+        """Take one line from a node."""
+        event = report["event"]
+        if event == "progress":
+            return
+        self.reports[f"{node}.{event}"] = report
+        at = round(report["at"] - self.started, 4)
+        shown = {name: value for name, value in report.items() if name not in ("at", "event")}
+        self.events.append({"seconds": at, "node": node, "event": event, **shown})
+
+    def paths(self, node: str = "sender") -> list[str]:
+        """Return the kinds of path that a node used, in order."""
+        return [e["kind"] for e in self.events if e["node"] == node and e["event"] == "path"]
+
+    @property
+    def identities_verified(self) -> bool:
+        """Whether each node proved to the other the id that the other knew."""
+        ids = {n: self.reports.get(f"{n}.ready", {}).get("node_id") for n in ("sender", "receiver")}
+        return (
+            None not in ids.values()
+            and self.reports.get("sender.verified", {}).get("node_id") == ids["receiver"]
+            and self.reports.get("receiver.verified", {}).get("node_id") == ids["sender"]
+        )
+
+    def summary(self) -> Json:
+        """Return the result as ``--json`` prints it."""
+        sent = self.reports.get("sender.done", {})
+        received = self.reports.get("receiver.done", {})
+        paths = self.paths()
+        equal = "sha256" in sent and sent["sha256"] == received.get("sha256")
+        first, final = (paths[0], paths[-1]) if paths else (None, None)
+        ok = equal and self.identities_verified and (first, final) == ("derp", "direct")
+        return {
+            "ok": ok,
+            "identities_verified": self.identities_verified,
+            "first_path": first,
+            "final_path": final,
+            "bytes": received.get("bytes", 0),
+            "seconds": sent.get("seconds", 0.0),
+            "sha256_equal": equal,
+            "sha256": received.get("sha256"),
+            "events": sorted(self.events, key=lambda event: event["seconds"]),
+        }
+
+
+@click.command()
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"The file to send instead of {SAMPLE_SIZE // 2**20} MiB of random bytes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@verbose_option
+def demo(path: Path | None, as_json: bool) -> None:
+    """Show the main thing: two nodes that know only each other's id move a file.
+
+    Starts a DERP server and two endpoints in processes of their own. They begin on the server,
+    find a direct path, and end with a table. Nothing leaves this machine.
+    """
+    with sample_file() if path is None else given_file(path) as file:
+        summary = run(lambda: demonstrate(file, quiet=as_json))
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        Console().print(result_table(summary))
+    if not summary["ok"]:
+        raise click.ClickException(failure_reason(summary))
+
+
+@contextmanager
+def sample_file() -> Iterator[Path]:
+    """Make a file of random bytes for the time of the demonstration."""
+    with tempfile.TemporaryDirectory(prefix="iroh-demo-") as folder:
+        path = Path(folder) / "sample"
+        path.write_bytes(os.urandom(SAMPLE_SIZE))
+        yield path
+
+
+@contextmanager
+def given_file(path: Path) -> Iterator[Path]:
+    """Use the user's file."""
+    yield path
+
+
+async def demonstrate(file: Path, *, quiet: bool) -> Json:
+    """Run a DERP server and both nodes, and return the summary."""
+    size = (await anyio.Path(file).stat()).st_size
+    outcome = Outcome(time.monotonic(), size)
+    with anyio.move_on_after(TIME_LIMIT), Display(outcome, quiet=quiet) as display:
+        async with await Derper.bind(host="127.0.0.1", port=0, stun_port=0) as derper:
+            server = ["--derp", derper.url, "--stun-port", str(derper.stun_port)]
+            async with node("receiver", [*server, "receive"]) as receiver:
+                ready = await receiver.report()
+                display.show("receiver", ready)
+                arguments = [*server, "send", ready["node_id"], str(file)]
+                async with node("sender", arguments) as sender, anyio.create_task_group() as tasks:
+                    tasks.start_soon(display.follow, receiver)
+                    tasks.start_soon(display.follow, sender)
+    return outcome.summary()
+
+
+class Node:
+    """A child process that reports in lines of JSON."""
+
+    def __init__(self, name: str, process: anyio.abc.Process) -> None:
+        self.name = name
+        self._process = process
+        assert process.stdout is not None
+        self._text = TextReceiveStream(process.stdout)
+        self._rest = ""
+
+    async def report(self) -> Json:
+        """Return the next report.
+
+        :raises anyio.EndOfStream: when the process ended.
+        """
+        while "\n" not in self._rest:
+            self._rest += await self._text.receive()
+        line, _, self._rest = self._rest.partition("\n")
+        report: Json = json.loads(line)
+        return report
+
+
+@asynccontextmanager
+async def node(name: str, arguments: list[str]) -> AsyncIterator[Node]:
+    """Run a node in a process of its own, which ends with the block."""
+    command = [sys.executable, "-m", "iroh_anyio.cli.demo_node", *arguments]
+    process = await anyio.open_process(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None
+    )
+    try:
+        yield Node(name, process)
+    finally:
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.terminate()
+            await process.aclose()
+
+
+class Display:
+    """Shows the time line and a progress bar on stderr."""
+
+    def __init__(self, outcome: Outcome, *, quiet: bool) -> None:
+        self._outcome = outcome
+        console = Console(stderr=True, quiet=quiet)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    async def follow(self, reporter: Node) -> None:
+        """Show the reports of one node until it ends."""
+        while True:
+            try:
+                report = await reporter.report()
+            except anyio.EndOfStream:
+                return
+            self.show(reporter.name, report)
+
+    def show(self, name: str, report: Json) -> None:
+        """Show one report."""
+        self._outcome.add(name, report)
+        if report["event"] == "progress":
+            if self._task is None:
+                self._task = self._progress.add_task("sending", total=self._outcome.size)
+            self._progress.update(self._task, completed=report["bytes"])
+            return
+        at = (report["at"] - self._outcome.started) * 1000
+        self._progress.console.print(
+            f"[dim]{at:8.1f} ms[/]  [cyan]{name:8}[/]  {describe(report)}", highlight=False
+        )
+
+
+def describe(report: Json) -> str:
+    """Return one line of the time line."""
+    match report["event"]:
+        case "ready":
+            return f"ready as {report['node_id'][:10]}…"
+        case "home":
+            return f"home server {report['url']}"
+        case "verified":
+            return f"handshake done: peer proved to be {report['node_id'][:10]}…"
+        case "pong":
+            return f"pong from {report['addr']} after {report['latency'] * 1000:.2f} ms"
+        case "call_me_maybe":
+            return f"peer asks to be pinged at {report['addresses']} addresses"
+        case "path":
+            latency = report["latency"]
+            took = "" if latency is None else f" ({latency * 1000:.2f} ms)"
+            return f"[bold]path: {report['kind']}[/] {report['addr']}{took}"
+        case "done":
+            return f"{report['bytes']:,} bytes, sha256 {report['sha256'][:16]}…"
+        case "failed":
+            return f"[red]{report['error']}[/]"
+        case other:
+            return str(other)
+
+
+def result_table(summary: Json) -> Table:
+    """Return the table that ends the demonstration."""
+    table = Table(title="iroh-anyio demo", show_header=False)
+    seconds = summary["seconds"]
+    rate = f"{summary['bytes'] / seconds / 1e6:.1f} MB/s" if seconds else "-"
+    kinds = [e["kind"] for e in summary["events"] if e["event"] == "path" and e["node"] == "sender"]
+    rows = {
+        "identities verified": _yes_no(summary["identities_verified"]),
+        "paths used": " → ".join(kinds) or "none",
+        "bytes": f"{summary['bytes']:,}",
+        "hash equal": _yes_no(summary["sha256_equal"]),
+        "speed": rate,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def failure_reason(summary: Json) -> str:
+    """Say in a sentence why the demonstration failed."""
+    for event in summary["events"]:
+        if event["event"] == "failed":
+            return f"the {event['node']} failed: {event['error']}"
+    if not summary["identities_verified"]:
+        return "the nodes did not verify each other's identity"
+    if not summary["sha256_equal"]:
+        return "the file did not arrive whole"
+    return f"the path went from {summary['first_path']} to {summary['final_path']}, not to direct"
+
+
+def demo_map(url: str, stun_port: int) -> DerpMap:
+    """Return the map that the demonstration's nodes use."""
+    return DerpMap([DerpNode(url, stun_port=stun_port)])
+
+
+def _yes_no(value: bool) -> str:
+    return "[green]yes[/]" if value else "[red]no[/]"

@@ -1,0 +1,143 @@
+"""One node of ``iroh-anyio demo``, in a process of its own: reports in lines of JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+
+from iroh_anyio import MagicEndpoint
+from iroh_anyio.cli.demo import demo_map
+from iroh_anyio.connection import Connection
+from iroh_anyio.errors import EndpointError
+from iroh_anyio.quic.endpoint_machine import EndpointEvent
+from iroh_proto import DerpMap, NodeAddr, NodeId
+from iroh_proto.magicsock import CallMeMaybeReceived, HomeDerpChanged, PongReceived
+
+ALPN = b"iroh-anyio/demo/0"
+CHUNK_SIZE = 256 * 1024
+PROGRESS_INTERVAL = 0.1  # seconds
+DIRECT_WAIT = 20.0  # seconds after the transfer for the direct path to be found
+
+
+def report(event: str, **facts: Any) -> None:
+    """Write one line for the parent."""
+    sys.stdout.write(json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n")
+    sys.stdout.flush()
+
+
+def observe(event: EndpointEvent) -> None:
+    """Report those of the endpoint's events that belong on a time line."""
+    match event:
+        case HomeDerpChanged(url=url):
+            report("home", url=str(url))
+        case PongReceived(address=address, latency=latency):
+            report("pong", addr=str(address), latency=latency)
+        case CallMeMaybeReceived(addresses=addresses):
+            report("call_me_maybe", addresses=len(addresses))
+        case _:
+            pass
+
+
+@click.group()
+@click.option("--derp", required=True)
+@click.option("--stun-port", type=int, required=True)
+@click.pass_context
+def commands(ctx: click.Context, derp: str, stun_port: int) -> None:
+    """Run one node of the demonstration."""
+    ctx.obj = (derp, demo_map(derp, stun_port))
+
+
+@commands.command()
+@click.pass_obj
+def receive(where: tuple[str, DerpMap]) -> None:
+    """Receive one file."""
+    anyio.run(_receive, where[1])
+
+
+@commands.command()
+@click.argument("node_id")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.pass_obj
+def send(where: tuple[str, DerpMap], node_id: str, file: Path) -> None:
+    """Send one file."""
+    addr = NodeAddr(NodeId.from_str(node_id), derp_url=where[0])
+    anyio.run(_send, where[1], addr, file)
+
+
+async def _receive(derp_map: DerpMap) -> None:
+    async with await MagicEndpoint.bind(
+        alpns=[ALPN], derp_map=derp_map, on_event=observe
+    ) as endpoint:
+        report("ready", node_id=str(endpoint.node_id))
+        connection = await endpoint.accept()
+        report("verified", node_id=str(connection.remote_node_id))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_report_paths, connection)
+            stream = await connection.accept_bi()
+            digest, count = hashlib.sha256(), 0
+            async for chunk in stream:
+                digest.update(chunk)
+                count += len(chunk)
+            report("done", bytes=count, sha256=digest.hexdigest())
+            await stream.send(digest.digest())
+            await stream.send_eof()
+            await connection.wait_closed()
+            tasks.cancel_scope.cancel()
+
+
+async def _send(derp_map: DerpMap, addr: NodeAddr, file: Path) -> None:
+    async with await MagicEndpoint.bind(derp_map=derp_map, on_event=observe) as endpoint:
+        report("ready", node_id=str(endpoint.node_id))
+        try:
+            connection = await endpoint.connect(addr, alpn=ALPN)
+        except EndpointError as error:
+            report("failed", error=str(error))
+            raise SystemExit(1) from None
+        report("verified", node_id=str(connection.remote_node_id))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_report_paths, connection)
+            await _send_file(connection, file)
+            with anyio.move_on_after(DIRECT_WAIT):
+                async for path in connection.path_changes():
+                    if path.kind == "direct":
+                        break
+            tasks.cancel_scope.cancel()
+        connection.close(0, "done")
+
+
+async def _send_file(connection: Connection, file: Path) -> None:
+    stream = await connection.open_bi()
+    started = shown = time.monotonic()
+    digest, count = hashlib.sha256(), 0
+    async with await anyio.open_file(file, "rb") as source:
+        while chunk := await source.read(CHUNK_SIZE):
+            digest.update(chunk)
+            await stream.send(chunk)
+            count += len(chunk)
+            if time.monotonic() - shown >= PROGRESS_INTERVAL:
+                shown = time.monotonic()
+                report("progress", bytes=count)
+    await stream.send_eof()
+    answer = b"".join([chunk async for chunk in stream])
+    report("progress", bytes=count)
+    seconds = time.monotonic() - started
+    if answer != digest.digest():
+        report("failed", error="the receiver computed another hash")
+        return
+    report("done", bytes=count, sha256=digest.hexdigest(), seconds=seconds)
+
+
+async def _report_paths(connection: Connection) -> None:
+    async for path in connection.path_changes():
+        report("path", kind=path.kind, addr=str(path.addr), latency=path.latency)
+
+
+if __name__ == "__main__":
+    commands()
