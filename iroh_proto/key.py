@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import ClassVar, Self
 
 from nacl import bindings
-from nacl.exceptions import BadSignatureError
+from nacl.exceptions import BadSignatureError, CryptoError
 
 from iroh_proto.errors import DecodeError
 
@@ -111,6 +111,16 @@ class NodeId(bytes):
             return False
         return True
 
+    def to_x25519(self) -> bytes:
+        """Return the X25519 public key at this point: u = (1 + y) / (1 - y).
+
+        :raises DecodeError: for a point of small or mixed order, which no honest node has.
+        """
+        try:
+            return bindings.crypto_sign_ed25519_pk_to_curve25519(bytes(self))
+        except CryptoError:
+            raise DecodeError(f"no honest key, a point of small or mixed order: {self}") from None
+
     def __str__(self) -> str:
         return self.hex()
 
@@ -160,6 +170,10 @@ class SecretKey:
     def to_bytes(self) -> bytes:
         """Return the 32-byte seed. Keep it secret."""
         return self._seed
+
+    def to_x25519(self) -> bytes:
+        """Return the X25519 secret key: the clamped first half of SHA-512 of the seed."""
+        return bindings.crypto_sign_ed25519_sk_to_curve25519(self._signing_key)
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte signature of ``message`` (RFC 8032, deterministic)."""
