@@ -1,0 +1,127 @@
+"""Settings of an endpoint's QUIC side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from iroh_proto.address import Address
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import NodeId
+
+if TYPE_CHECKING:
+    from aioquic.quic.logger import QuicLogger
+
+MIN_DATAGRAM_SIZE = 1200
+"""Bytes. Every QUIC path carries at least this much (RFC 9000, section 14)."""
+
+MAX_DATAGRAM_SIZE = 65_527
+"""Bytes. The largest UDP payload; no transport parameter may name more (RFC 9000, 18.2)."""
+
+IdentityMode: TypeAlias = Literal["auto", "raw", "x509"]
+"""How nodes prove who they are: raw public keys (0.34 and later), libp2p-style X.509
+certificates (up to 0.35), or whichever the peer speaks."""
+
+
+class TextSink(Protocol):
+    """Something to write lines of text to, such as an open file."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+    def flush(self) -> object:
+        """Pass on what was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncomingAttempt:
+    """A first packet that would open a connection, before any handshake work is spent on it.
+
+    ``source`` is where it came from. ``node_id`` is who that is believed to be: certain for a
+    relayed packet as far as the relay is trusted, hearsay for a UDP address, ``None`` if unknown.
+    """
+
+    source: Address
+    node_id: NodeId | None
+
+
+AcceptFilter: TypeAlias = Callable[[IncomingAttempt], bool]
+"""Says whether a handshake may begin. Must not raise and should be quick: strangers call it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointOptions:
+    """Settings of an endpoint's QUIC side. Times are seconds, sizes bytes.
+
+    ``idle_timeout`` ends a connection that heard nothing for so long (the smaller of both peers'
+    settings counts); ``keep_alive_interval`` has a PING sent after so long without an
+    authenticated packet, ``None`` never. ``handshake_timeout`` bounds a dial and a half-open
+    incoming handshake alike.
+
+    ``max_datagram_size`` is the largest UDP payload sent; raise it above 1200 only for paths
+    known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may send
+    ahead of what the application has consumed; ``send_buffer`` is how much of one stream is kept
+    until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
+    have open. ``datagrams`` offers QUIC datagrams (RFC 9221); ``datagram_buffer`` bounds those
+    waiting to be sent.
+
+    ``max_connections`` bounds connections of both directions, ``max_half_open`` incoming
+    handshakes not yet complete; from ``retry_threshold`` of those on, a source must prove its
+    address first (Retry, RFC 9000, section 8.1.2). ``accept_filter`` may refuse a source before
+    the handshake.
+
+    ``identity`` ``"auto"`` accepts both kinds at once and dials with raw keys first, then X.509.
+    ``qlog`` is an aioquic logger, ``keylog`` takes lines in the form of SSLKEYLOGFILE.
+
+    :raises LocalProtocolError: if a value makes no sense.
+    """
+
+    idle_timeout: float = 30.0
+    keep_alive_interval: float | None = 5.0
+    handshake_timeout: float = 10.0
+    max_datagram_size: int = MIN_DATAGRAM_SIZE
+    stream_window: int = 4 * 1024 * 1024
+    connection_window: int = 16 * 1024 * 1024
+    send_buffer: int = 2 * 1024 * 1024
+    max_streams: int = 100
+    datagrams: bool = True
+    datagram_buffer: int = 1024 * 1024
+    max_connections: int = 4096
+    max_half_open: int = 256
+    retry_threshold: int = 64
+    accept_filter: AcceptFilter | None = None
+    identity: IdentityMode = "auto"
+    qlog: QuicLogger | None = None
+    keylog: TextSink | None = None
+
+    def __post_init__(self) -> None:
+        if self.identity not in ("auto", "raw", "x509"):
+            raise LocalProtocolError(
+                f"identity is 'auto', 'raw' or 'x509', not {self.identity!r}"
+            )
+        if not MIN_DATAGRAM_SIZE <= self.max_datagram_size <= MAX_DATAGRAM_SIZE:
+            raise LocalProtocolError(
+                f"max_datagram_size is {MIN_DATAGRAM_SIZE} to {MAX_DATAGRAM_SIZE} bytes, "
+                f"not {self.max_datagram_size}"
+            )
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise LocalProtocolError(f"{name} must be above zero")
+        if self.keep_alive_interval is not None and not self.keep_alive_interval > 0:
+            raise LocalProtocolError("keep_alive_interval must be above zero, or None for never")
+        if self.retry_threshold < 0:
+            raise LocalProtocolError("retry_threshold must not be negative")
+
+
+_POSITIVE = (
+    "idle_timeout",
+    "handshake_timeout",
+    "stream_window",
+    "connection_window",
+    "send_buffer",
+    "max_streams",
+    "datagram_buffer",
+    "max_connections",
+    "max_half_open",
+)
