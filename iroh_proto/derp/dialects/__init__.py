@@ -1,1 +1,116 @@
-"""The generations of the DERP protocol, one module each behind one interface."""
+"""The generations of the DERP protocol, one module each behind one interface.
+
+A connection is: TCP or TLS, an HTTP upgrade (:mod:`iroh_proto.derp.upgrade`), a handshake, and
+then frames both ways. A :class:`Dialect` says how the last two go, for the client and for the
+server. The machines that use it know no generation::
+
+    codec = dialect.server_codec("framed")
+    handshake = dialect.server_handshake(secret_key=secret_key, rng=rng)
+    stream.write(b"".join(codec.encode(frame) for frame in handshake.begin()))
+    # for the first frame that codec.receive(...) gives:
+    node_id = handshake.receive(frame)
+    stream.write(b"".join(codec.encode(frame) for frame in handshake.accept()))
+    # from here on frames are packets, pings, ...
+
+| name | releases of iroh | path | first frame |
+|------|------------------|------|-------------|
+| v2 | 0.6 to 0.13 | ``/derp`` | server's |
+| v3 | 0.14 to 0.90 | ``/relay``, and ``/derp`` before 0.21 | client's |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.dialects import v2, v3
+from iroh_proto.derp.frames import Frame, SendRate
+from iroh_proto.key import NodeId, SecretKey
+
+
+class ClientHandshake(Protocol):
+    """The client's side of a handshake. Frames that it returns are to be sent in order."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether packets may be sent, and frames received no longer belong to the handshake."""
+
+    @property
+    def send_rate(self) -> SendRate | None:
+        """How fast the server lets the client send, if it limits that."""
+
+    def begin(self) -> Sequence[Frame]:
+        """Return what the client says first, once the HTTP upgrade is done."""
+
+    def receive(self, frame: Frame) -> Sequence[Frame]:
+        """Take a frame of the server and return the answer.
+
+        :raises DecodeError: if it is not what the handshake wants now; the connection is over.
+        """
+
+
+class ServerHandshake(Protocol):
+    """The server's side of a handshake. Frames that it returns are to be sent in order."""
+
+    def begin(self) -> Sequence[Frame]:
+        """Return what the server says first, once the HTTP upgrade is done."""
+
+    def receive(self, frame: Frame) -> NodeId:
+        """Take the client's frame and return who has proved to be there.
+
+        :raises DecodeError: if it is not what the handshake wants, or proves nothing; the
+            connection is over.
+        """
+
+    def accept(self) -> Sequence[Frame]:
+        """Return what lets the client in."""
+
+    def refuse(self, reason: str) -> Sequence[Frame]:
+        """Return what tells a client that it may not use this server, before closing."""
+
+
+class Dialect(Protocol):
+    """One generation of the protocol."""
+
+    @property
+    def name(self) -> str:
+        """The key in :data:`DIALECTS`."""
+
+    @property
+    def forms(self) -> frozenset[Form]:
+        """The forms that the dialect has."""
+
+    @property
+    def server_speaks_first(self) -> bool:
+        """Whether the first frame after the upgrade is the server's."""
+
+    @property
+    def keep_alive_interval(self) -> float | None:
+        """Seconds between KeepAlive frames that a server sends, ``None`` if it pings instead."""
+
+    @property
+    def ping_interval(self) -> float | None:
+        """Seconds of silence after which either side pings, ``None`` if only on demand."""
+
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds of silence after which a client gives the connection up."""
+
+    def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
+        """Return the codec of a client's side."""
+
+    def server_codec(self, form: Form) -> FrameCodec:
+        """Return the codec of a server's side."""
+
+    def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> ClientHandshake:
+        """Return a client's handshake on one connection."""
+
+    def server_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> ServerHandshake:
+        """Return a server's handshake on one connection."""
+
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({"v2": v2.DIALECT, "v3": v3.DIALECT})
+"""The dialects by name."""

@@ -1,0 +1,376 @@
+"""Frames on a stream: the framed form and the websocket form.
+
+Framed, on TCP or TLS behind the HTTP upgrade::
+
+    number  u8       what it is; numbers belong to a dialect
+    length  u32be    of the body
+    body    length bytes
+
+Websocket: one binary message per frame, ``number (1) || body``, no length; text messages are
+skipped. wsproto parses the messages. They are built here, because wsproto takes its masks from the
+operating system and not from the machine's ``rng``.
+
+Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``; RFC 6455 section 5.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Literal, Protocol, TypeAlias
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection
+from wsproto.events import Ping as WebsocketPing
+from wsproto.frame_protocol import CloseReason, Opcode
+
+from iroh_proto.derp.frames import (
+    PACKET_LIMIT,
+    Frame,
+    FrameTable,
+    PacketGroups,
+    RecvPacket,
+    SendPacket,
+    node_id_of,
+)
+from iroh_proto.errors import DecodeError
+from iroh_proto.key import KEY_SIZE, NodeId
+
+Form: TypeAlias = Literal["framed", "websocket"]
+"""How frames stand on the stream: one behind the other, or as messages of a websocket."""
+
+HEADER = Struct(">BI")
+KEYED_HEADER = Struct(">BI32s")
+"""The header of a frame whose body begins with a node id, together with that id."""
+
+_PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
+_FINAL = 0x80
+_MASKED = 0x80
+_MASK_SIZE = 4
+_SHORT_LENGTH_LIMIT = 125
+_U16_LENGTH = 126
+_U64_LENGTH = 127
+
+
+class FrameCodec(Protocol):
+    """What turns a stream into frames and frames into a stream, for one side of a connection.
+
+    Bytes never raise: what came before a fault is returned, and :attr:`error` tells of the fault.
+    """
+
+    @property
+    def error(self) -> DecodeError | None:
+        """The first fault in what was received, after which nothing is decoded."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the peer closed inside the form (a websocket's closing handshake)."""
+
+    def receive(self, data: bytes) -> list[Frame]:
+        """Return the frames that ``data`` completes, in order."""
+
+    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, packets of this side among them as groups.
+
+        Groups stand where their packets stood among the other frames.
+        """
+
+    def encode(self, frame: Frame) -> bytes:
+        """Return the bytes of one frame.
+
+        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
+        """
+
+    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+        """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``.
+
+        ``node_id`` is the destination when a client encodes, the source when a server does.
+        """
+
+    def replies(self) -> bytes:
+        """Return what the form itself answers (a websocket's pongs), and forget it."""
+
+    def goodbye(self) -> bytes:
+        """Return what the form says before its stream is closed."""
+
+
+class FramedCodec:
+    """The :class:`FrameCodec` of the framed form.
+
+    Bytes of an unfinished frame are kept, never more than the table allows for that frame.
+    """
+
+    __slots__ = ("_is_server", "_partial", "_receives", "_sends", "_table", "_wanted", "error")
+
+    is_closed = False
+
+    def __init__(self, table: FrameTable, *, is_server: bool) -> None:
+        self._table = table
+        self._is_server = is_server
+        self._receives = table.send_packet if is_server else table.recv_packet
+        self._sends = table.recv_packet if is_server else table.send_packet
+        self._partial = bytearray()
+        self._wanted = HEADER.size  # bytes that must be there before another look is worth it
+        self.error: DecodeError | None = None
+
+    def receive(self, data: bytes) -> list[Frame]:
+        """Return the frames that ``data`` completes, in order."""
+        frames: list[Frame] = []
+        packet = SendPacket if self._is_server else RecvPacket
+        append, unpack, receives = frames.append, KEYED_HEADER.unpack_from, self._receives
+        whole = self._whole(data)
+        offset, end = 0, len(whole)
+        last_keyed = end - KEYED_HEADER.size
+        try:
+            while True:
+                while offset <= last_keyed:
+                    number, length, key = unpack(whole, offset)
+                    stop = offset + 5 + length
+                    if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
+                        break
+                    append(packet(node_id_of(key), whole[offset + 37 : stop]))
+                    offset = stop
+                if (other := self._other(whole, offset)) is None:
+                    break
+                append(other[0])
+                offset = other[1]
+        except DecodeError as error:
+            self._fail(error)
+        else:
+            self._keep(whole, offset)
+        return frames
+
+    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, packets of this side among them as groups."""
+        frames: list[Frame | PacketGroups] = []
+        unpack, receives = KEYED_HEADER.unpack_from, self._receives
+        groups: dict[NodeId, list[bytes]] = {}
+        whole = self._whole(data)
+        offset, end = 0, len(whole)
+        last_keyed = end - KEYED_HEADER.size
+        try:
+            while True:
+                while offset <= last_keyed:
+                    number, length, key = unpack(whole, offset)
+                    stop = offset + 5 + length
+                    if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
+                        break
+                    if (payloads := groups.get(key)) is None:
+                        payloads = groups[node_id_of(key)] = []
+                    payloads.append(whole[offset + 37 : stop])
+                    offset = stop
+                if (other := self._other(whole, offset)) is None:
+                    break
+                if groups:
+                    frames.append(PacketGroups(groups))
+                    groups = {}
+                frames.append(other[0])
+                offset = other[1]
+        except DecodeError as error:
+            self._fail(error)
+        else:
+            self._keep(whole, offset)
+        if groups:
+            frames.append(PacketGroups(groups))
+        return frames
+
+    def encode(self, frame: Frame) -> bytes:
+        """Return the bytes of one frame.
+
+        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
+        """
+        number, body = self._table.number_and_body(frame)
+        return HEADER.pack(number, len(body)) + body
+
+    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+        """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
+        parts: list[bytes] = []
+        append = parts.append
+        header, header_length = b"", -1
+        for payload in payloads:
+            length = len(payload)
+            if length != header_length:
+                header = KEYED_HEADER.pack(self._sends, KEY_SIZE + length, node_id)
+                header_length = length
+            append(header)
+            append(payload)
+        return b"".join(parts)
+
+    def replies(self) -> bytes:
+        """Return nothing: this form says nothing of its own."""
+        return b""
+
+    def goodbye(self) -> bytes:
+        """Return nothing: the stream just ends."""
+        return b""
+
+    def _whole(self, data: bytes) -> bytes:
+        """Return what there is to decode: nothing while a frame is still known to be unfinished."""
+        if self.error is not None:
+            return b""
+        if not self._partial:
+            return data
+        if len(self._partial) + len(data) < self._wanted:
+            self._partial += data
+            return b""
+        whole = b"".join((self._partial, data))
+        self._partial.clear()
+        return whole
+
+    def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
+        """Decode one frame of any kind; return it and where it ends, or ``None`` if unfinished."""
+        start = offset + HEADER.size
+        if start > len(whole):
+            return None
+        number, length = HEADER.unpack_from(whole, offset)
+        decode_body = self._table.decoder(number, length)
+        stop = start + length
+        if stop > len(whole):
+            self._wanted = stop - offset
+            return None
+        return decode_body(whole[start:stop]), stop
+
+    def _keep(self, whole: bytes, offset: int) -> None:
+        if offset < len(whole):
+            self._partial += whole[offset:] if offset else whole
+            if len(self._partial) < HEADER.size:
+                self._wanted = HEADER.size
+
+    def _fail(self, error: DecodeError) -> None:
+        self.error = error
+        self._partial.clear()
+
+
+class WebsocketCodec:
+    """The :class:`FrameCodec` of the websocket form, after its HTTP upgrade.
+
+    :param mask_rng: where a client takes its masks from (RFC 6455 section 5.3); a server, which
+        does not mask, gives ``None``.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_mask_rng",
+        "_message",
+        "_message_limit",
+        "_replies",
+        "_sends",
+        "_table",
+        "error",
+        "is_closed",
+    )
+
+    def __init__(self, table: FrameTable, *, mask_rng: random.Random | None) -> None:
+        is_server = mask_rng is None
+        self._table = table
+        self._mask_rng = mask_rng
+        self._sends = table.recv_packet if is_server else table.send_packet
+        self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
+        self._message = bytearray()
+        self._message_limit = 0
+        self._replies: list[bytes] = []
+        self.error: DecodeError | None = None
+        self.is_closed = False
+
+    def receive(self, data: bytes) -> list[Frame]:
+        """Return the frames that ``data`` completes, in order."""
+        frames: list[Frame] = []
+        try:
+            for message in self._messages(data):
+                frames.append(self._table.decode_message(message))  # noqa: PERF401  # kept on error
+        except DecodeError as error:
+            self._fail(error)
+        return frames
+
+    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, packets of this side among them as groups."""
+        packet = SendPacket if self._mask_rng is None else RecvPacket
+        grouped: list[Frame | PacketGroups] = []
+        for frame in self.receive(data):
+            if not isinstance(frame, packet):
+                grouped.append(frame)
+                continue
+            if not grouped or not isinstance(grouped[-1], PacketGroups):
+                grouped.append(PacketGroups({}))
+            groups = grouped[-1]
+            assert isinstance(groups, PacketGroups)
+            node_id = frame.dst if isinstance(frame, SendPacket) else frame.src
+            groups.groups.setdefault(node_id, []).append(frame.payload)
+        return grouped
+
+    def encode(self, frame: Frame) -> bytes:
+        """Return the bytes of one frame.
+
+        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
+        """
+        return self._build(Opcode.BINARY, self._table.encode_message(frame))
+
+    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+        """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
+        start = bytes((self._sends,)) + node_id
+        return b"".join(self._build(Opcode.BINARY, start + payload) for payload in payloads)
+
+    def replies(self) -> bytes:
+        """Return what the form itself answers (a websocket's pongs), and forget it."""
+        if not self._replies:
+            return b""
+        replies = b"".join(self._replies)
+        self._replies.clear()
+        return replies
+
+    def goodbye(self) -> bytes:
+        """Return the frame that begins the closing handshake."""
+        return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
+
+    def _messages(self, data: bytes) -> Iterator[bytes]:
+        if self.error is not None or self.is_closed:
+            return
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, BytesMessage):
+                self._message += event.data
+                self._check_size()
+                if event.message_finished:
+                    message = bytes(self._message)
+                    self._message.clear()
+                    yield message
+            elif isinstance(event, WebsocketPing):
+                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                self._take_close(event)
+
+    def _check_size(self) -> None:
+        if self._message and len(self._message) - 1 > self._table.longest(self._message[0]):
+            raise DecodeError(f"a message of more than {len(self._message) - 1} bytes")
+
+    def _take_close(self, event: CloseConnection) -> None:
+        if self._connection.state is not ConnectionState.REMOTE_CLOSING:
+            raise DecodeError(f"not a websocket frame: {event.reason}")
+        self._replies.append(self._build(Opcode.CLOSE, event.code.to_bytes(2, "big")))
+        self.is_closed = True
+
+    def _fail(self, error: DecodeError) -> None:
+        self.error = error
+        self._message.clear()
+
+    def _build(self, opcode: Opcode, payload: bytes) -> bytes:
+        length = len(payload)
+        masked = 0 if self._mask_rng is None else _MASKED
+        if length <= _SHORT_LENGTH_LIMIT:
+            header = bytes((_FINAL | opcode, masked | length))
+        elif length < 1 << 16:
+            header = bytes((_FINAL | opcode, masked | _U16_LENGTH)) + length.to_bytes(2, "big")
+        else:
+            header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
+        if self._mask_rng is None:
+            return header + payload
+        mask = self._mask_rng.randbytes(_MASK_SIZE)
+        return header + mask + _apply_mask(payload, mask)
+
+
+def _apply_mask(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    stream = mask * (size // _MASK_SIZE + 1)
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")
+    return masked.to_bytes(size, "big")

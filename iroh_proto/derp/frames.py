@@ -1,0 +1,361 @@
+"""What DERP clients and servers tell each other, whatever the dialect.
+
+A :class:`Frame` is a number and a body; a :class:`FrameTable` gives the numbers and the lengths of
+bodies in one dialect, and :mod:`iroh_proto.derp.codec` puts frames on a stream. Frames are plain
+slotted classes because one is made for each packet that a client receives.
+
+The payload of a packet carries datagrams, up to 65,504 bytes of them, each as
+``length (u16le) || datagram`` (:func:`pack_datagrams`, :func:`split_datagrams`).
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/codec.rs``, v0.35.0 ``iroh-relay/src/protos/relay.rs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
+from typing import NamedTuple, Self
+
+from iroh_proto.errors import DecodeError, LocalProtocolError
+from iroh_proto.key import CHECKED_KEYS_LIMIT, KEY_SIZE, NodeId
+
+PACKET_LIMIT = 65_536
+"""Most bytes of payload in one packet; longer ones end the connection, in every generation."""
+
+PACKED_LIMIT = PACKET_LIMIT - KEY_SIZE
+"""Most bytes that iroh packs into one payload, prefixes included: it counts the key as well."""
+
+DATAGRAM_LIMIT = PACKED_LIMIT - 2
+"""Most bytes in one relayed datagram, which is packed behind its two-byte length."""
+
+FRAME_LIMIT = 1_048_576
+"""Most bytes in the body of any frame (upstream's ``MAX_FRAME_SIZE``)."""
+
+HANDSHAKE_FRAME_LIMIT = 4_096
+"""Most bytes in the body of a handshake frame. Real ones have some 120; a stranger may not make
+the other side buffer more."""
+
+PING_SIZE = 8
+"""Bytes of data in a Ping and its Pong."""
+
+_LENGTH_PREFIX = Struct("<H")
+_RESTARTING = Struct(">II")
+
+
+class Frame:
+    """What one side tells the other; the base of all frames."""
+
+    __slots__ = ()
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return b""
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header; the frame table has checked their number.
+
+        :raises DecodeError: if the content is wrong.
+        """
+        return cls()
+
+
+@dataclass(slots=True)
+class SendPacket(Frame):
+    """Client to server: a payload for ``dst``. Body: ``dst (32) || payload``."""
+
+    dst: NodeId
+    payload: bytes
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return self.dst + self.payload
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(node_id_of(body[:KEY_SIZE]), body[KEY_SIZE:])
+
+
+@dataclass(slots=True)
+class RecvPacket(Frame):
+    """Server to client: a payload from ``src``. Body: ``src (32) || payload``."""
+
+    src: NodeId
+    payload: bytes
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return self.src + self.payload
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(node_id_of(body[:KEY_SIZE]), body[KEY_SIZE:])
+
+
+@dataclass(slots=True)
+class PacketGroups:
+    """Packets that arrived without another frame between them, grouped by the node they name.
+
+    Not a frame itself: it stands for many, so that a server need not make an object for each.
+    ``groups`` keeps the order of packets for one node; across nodes it does not matter.
+    """
+
+    groups: dict[NodeId, list[bytes]]
+
+
+@dataclass(slots=True)
+class KeepAlive(Frame):
+    """Server to client: the connection lives. Empty body."""
+
+
+@dataclass(slots=True)
+class NotePreferred(Frame):
+    """Client to server: whether this server is the client's home. Body: one byte, 1 or 0."""
+
+    preferred: bool
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return b"\x01" if self.preferred else b"\x00"
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header.
+
+        :raises DecodeError: if the byte is neither 0 nor 1.
+        """
+        if body not in (b"\x00", b"\x01"):
+            raise DecodeError(f"NotePreferred says 0 or 1, not {body.hex()}")
+        return cls(body == b"\x01")
+
+
+@dataclass(slots=True)
+class PeerGone(Frame):
+    """Server to client: ``node_id`` left. Body: ``node_id (32)``. Do not depend on it."""
+
+    node_id: NodeId
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return bytes(self.node_id)
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(node_id_of(body))
+
+
+@dataclass(slots=True)
+class Ping(Frame):
+    """Both ways: to be answered by a :class:`Pong` with the same 8 bytes."""
+
+    data: bytes
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return self.data
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(body)
+
+
+@dataclass(slots=True)
+class Pong(Frame):
+    """Both ways: the answer to the :class:`Ping` with these 8 bytes."""
+
+    data: bytes
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return self.data
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(body)
+
+
+@dataclass(slots=True)
+class Health(Frame):
+    """Server to client: a problem with this connection, in words. Body: UTF-8 text."""
+
+    problem: str
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return self.problem.encode()
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header.
+
+        :raises DecodeError: if it is not UTF-8.
+        """
+        try:
+            return cls(body.decode())
+        except UnicodeDecodeError:
+            raise DecodeError("a Health frame that is not UTF-8") from None
+
+
+@dataclass(slots=True)
+class Restarting(Frame):
+    """Server to client: come back in ``reconnect_in`` ms, for up to ``try_for`` ms.
+
+    Body: both as u32be.
+    """
+
+    reconnect_in: int
+    try_for: int
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return _RESTARTING.pack(self.reconnect_in, self.try_for)
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(*_RESTARTING.unpack(body))
+
+
+class SendRate(NamedTuple):
+    """How fast a server wants a client to send, counting keys and payloads of packets."""
+
+    bytes_per_second: int
+    burst_bytes: int
+
+
+class FrameRule(NamedTuple):
+    """One row of a dialect's table: the number of a frame and the lengths its body may have."""
+
+    number: int
+    frame: type[Frame]
+    shortest: int
+    longest: int
+
+
+class FrameTable:
+    """The frames of one dialect whose messages are a number byte and a body.
+
+    :param rules: one row for each frame of the dialect, of either direction; it needs
+        :class:`SendPacket` and :class:`RecvPacket`.
+    """
+
+    __slots__ = ("_numbers", "_rules", "recv_packet", "send_packet")
+
+    def __init__(self, rules: Iterable[FrameRule]) -> None:
+        self._rules = {rule.number: rule for rule in rules}
+        self._numbers = {rule.frame: rule for rule in self._rules.values()}
+        self.send_packet = self._numbers[SendPacket].number
+        self.recv_packet = self._numbers[RecvPacket].number
+
+    def longest(self, number: int) -> int:
+        """Return the most bytes that the body of a frame with this number may have.
+
+        :raises DecodeError: for a number that the dialect lacks.
+        """
+        rule = self._rules.get(number)
+        if rule is None:
+            raise DecodeError(f"unknown frame number {number}")
+        return rule.longest
+
+    def decoder(self, number: int, length: int) -> Callable[[bytes], Frame]:
+        """Return what reads a body of this length, judged before the body arrives.
+
+        :raises DecodeError: for a number that the dialect lacks, or a length that its frame
+            cannot have.
+        """
+        rule = self._rules.get(number)
+        if rule is None:
+            raise DecodeError(f"unknown frame number {number}")
+        if not rule.shortest <= length <= rule.longest:
+            name = rule.frame.__name__
+            raise DecodeError(f"{name} has {rule.shortest} to {rule.longest} bytes, not {length}")
+        return rule.frame.decode_body
+
+    def number_and_body(self, frame: Frame) -> tuple[int, bytes]:
+        """Return the number and the body that ``frame`` has in this dialect.
+
+        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
+        """
+        rule = self._numbers.get(type(frame))
+        if rule is None:
+            raise LocalProtocolError(f"this dialect has no {type(frame).__name__}")
+        body = frame.encode_body()
+        if not rule.shortest <= len(body) <= rule.longest:
+            raise LocalProtocolError(f"{type(frame).__name__} cannot have {len(body)} bytes")
+        return rule.number, body
+
+    def decode_message(self, message: bytes) -> Frame:
+        """Decode a websocket message: ``number (1) || body``.
+
+        :raises DecodeError: if it is empty or no frame of the dialect.
+        """
+        if not message:
+            raise DecodeError("an empty message")
+        return self.decoder(message[0], len(message) - 1)(message[1:])
+
+    def encode_message(self, frame: Frame) -> bytes:
+        """Return the websocket message of a frame.
+
+        :raises LocalProtocolError: if the dialect has no such frame.
+        """
+        number, body = self.number_and_body(frame)
+        return bytes((number,)) + body
+
+
+def pack_datagrams(datagrams: Sequence[bytes]) -> list[bytes]:
+    """Return payloads that carry these datagrams in order, as few as hold them.
+
+    :raises LocalProtocolError: for a datagram above :data:`DATAGRAM_LIMIT` bytes.
+    """
+    payloads: list[bytes] = []
+    parts: list[bytes] = []
+    size = 0
+    for datagram in datagrams:
+        length = len(datagram)
+        if length > DATAGRAM_LIMIT:
+            raise LocalProtocolError(f"a relayed datagram has at most {DATAGRAM_LIMIT} bytes")
+        size += _LENGTH_PREFIX.size + length
+        if size > PACKED_LIMIT:
+            payloads.append(b"".join(parts))
+            parts.clear()
+            size = _LENGTH_PREFIX.size + length
+        parts.append(_LENGTH_PREFIX.pack(length))
+        parts.append(datagram)
+    if parts:
+        payloads.append(b"".join(parts))
+    return payloads
+
+
+def split_datagrams(payload: bytes) -> list[bytes]:
+    """Return the datagrams in a payload; a datagram that is cut short at the end is left out."""
+    size = len(payload)
+    if size < _LENGTH_PREFIX.size:
+        return []
+    length = _LENGTH_PREFIX.unpack_from(payload)[0]
+    if length + _LENGTH_PREFIX.size == size:  # most payloads carry one
+        return [payload[_LENGTH_PREFIX.size :]]
+    datagrams: list[bytes] = []
+    start = _LENGTH_PREFIX.size
+    while start + length <= size:
+        datagrams.append(payload[start : start + length])
+        start += length + _LENGTH_PREFIX.size
+        if start > size:
+            break
+        length = _LENGTH_PREFIX.unpack_from(payload, start - _LENGTH_PREFIX.size)[0]
+    return datagrams
+
+
+@lru_cache(maxsize=CHECKED_KEYS_LIMIT)
+def node_id_of(data: bytes) -> NodeId:
+    """Return ``NodeId(data)``, remembered: relays name the same few nodes in every frame.
+
+    :raises DecodeError: if they are not 32 bytes or not a point of the curve.
+    """
+    return NodeId(data)
