@@ -22,7 +22,6 @@ from typing import Self
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from nacl import bindings
-from nacl.exceptions import CryptoError
 
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
@@ -52,10 +51,9 @@ class SharedBox:
     __slots__ = ("_hchacha20",)
 
     def __init__(self, secret_key: SecretKey, peer: NodeId) -> None:
-        try:
-            shared = bindings.crypto_scalarmult(secret_key.to_x25519(), peer.to_x25519())
-        except CryptoError:  # an all-zero result: libsodium refuses it
-            raise DecodeError(f"no secret can be shared with {peer}") from None
+        # to_x25519 lets only points of prime order pass, whose product with a clamped scalar is
+        # never zero, so the all-zero secret that libsodium refuses cannot come up here.
+        shared = bindings.crypto_scalarmult(secret_key.to_x25519(), peer.to_x25519())
         self._hchacha20 = _box_key(shared)
 
     @classmethod
