@@ -1,0 +1,280 @@
+"""The HTTP/1.1 upgrade that begins every DERP connection, for both roles.
+
+A client asks for the framed form or for a websocket (RFC 6455)::
+
+    GET /relay HTTP/1.1              GET /relay HTTP/1.1
+    Host: relay.example              Host: relay.example
+    Upgrade: iroh derp http          Upgrade: websocket
+    Connection: upgrade              Connection: upgrade
+                                     Sec-WebSocket-Key: <16 bytes, base64>
+                                     Sec-WebSocket-Version: 13
+
+and sends nothing more until the server has answered 101. h11 parses and writes. Every iroh client
+before 0.28 leaves ``Host`` out, which h11 rightly refuses, so the head of a request is gathered
+first and an empty ``Host`` put in where there is none. Releases before 0.28 send no ``Connection``
+either; upstream's servers do not look at it, proxies on the way do.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/http/{client,server}.rs``, v0.35.0
+``iroh-relay/src/{client,server/http_server}.rs``; RFC 9110 section 7.8, RFC 9112 section 3.2.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeAlias
+
+import h11
+from wsproto.utilities import generate_accept_token
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.derp.codec import Form
+from iroh_proto.errors import DecodeError, LocalProtocolError
+
+HEAD_LIMIT = 16_384
+"""Most bytes in the head of a request or response (as h11's own limit, and Apache's twice)."""
+
+FRAMED_UPGRADE = "iroh derp http"
+"""What the ``Upgrade`` header says for the framed form, in every release of iroh."""
+
+WEBSOCKET_UPGRADE = "websocket"
+WEBSOCKET_VERSION = "13"
+
+Headers: TypeAlias = Iterable[tuple[str, str]]
+
+_KEY_SIZE = 16
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_HOST_LINE = re.compile(rb"^host[ \t]*:", re.IGNORECASE | re.MULTILINE)
+
+
+class ClientUpgrade:
+    """A client's request and the answer to it.
+
+    :param path: what to ask for; the path of the URL does not count, as upstream.
+    :ivar request: the bytes to send.
+    :ivar status: the status of the answer, once there is one.
+    :ivar error: why the answer is none, or no good although it says 101.
+    """
+
+    __slots__ = ("_connection", "_key", "error", "request", "status")
+
+    def __init__(self, *, url: DerpUrl, path: str, form: Form, rng: random.Random) -> None:
+        headers = [("Host", url.authority)]
+        self._key: bytes | None = None
+        if form == "websocket":
+            self._key = base64.b64encode(rng.randbytes(_KEY_SIZE))
+            headers += [
+                ("Upgrade", WEBSOCKET_UPGRADE),
+                ("Connection", "upgrade"),
+                ("Sec-WebSocket-Key", self._key.decode("ascii")),
+                ("Sec-WebSocket-Version", WEBSOCKET_VERSION),
+            ]
+        else:
+            headers += [("Upgrade", FRAMED_UPGRADE), ("Connection", "upgrade")]
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
+        request = h11.Request(method="GET", target=path, headers=headers)
+        self.request = _sent(self._connection, request) + _sent(
+            self._connection, h11.EndOfMessage()
+        )
+        self.status: int | None = None
+        self.error: DecodeError | None = None
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether the server agreed; what follows belongs to the codec."""
+        return self.status == HTTPStatus.SWITCHING_PROTOCOLS and self.error is None
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the answer and return those behind it, once it is complete and 101."""
+        if self.status is not None or self.error is not None:
+            return b""
+        try:
+            self._connection.receive_data(data)
+            event = self._connection.next_event()
+            while _is_interim(event):
+                event = self._connection.next_event()
+        except h11.RemoteProtocolError as error:
+            self.error = DecodeError(f"not an HTTP response: {error}")
+            return b""
+        if not isinstance(event, h11.InformationalResponse | h11.Response):
+            return b""
+        self.status = event.status_code
+        if self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            return b""
+        accept = dict(event.headers).get(b"sec-websocket-accept")
+        if self._key is not None and accept != generate_accept_token(self._key):
+            self.error = DecodeError("the server does not accept this websocket")
+            return b""
+        return self._connection.trailing_data[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """The head of a request. Names of headers are lower case.
+
+    ``upgrade`` is the ``Upgrade`` header if the server may agree to it: HTTP/1.0 has no upgrade,
+    and a request with a body would have to end first.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+    upgrade: str | None
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header, several joined by commas (RFC 9110 section 5.3)."""
+        return _header(self.headers, name)
+
+
+class ServerUpgrade:
+    """One request to a server and the answer: 101, or a response after which it closes.
+
+    :ivar error: why what came is no request. :meth:`respond` still works then.
+    """
+
+    __slots__ = ("_connection", "_head", "_is_answered", "_request", "error")
+
+    def __init__(self) -> None:
+        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+        self._head = bytearray()
+        self._request: HttpRequest | None = None
+        self._is_answered = False
+        self.error: DecodeError | None = None
+
+    def receive(self, data: bytes) -> HttpRequest | None:
+        """Take bytes and return the request when its head is complete, which is once.
+
+        Bytes behind the head are kept for :meth:`switch`. Give no more once it returned something.
+        """
+        if self._request is not None or self.error is not None:
+            return None
+        searched = max(0, len(self._head) - 3)
+        self._head += data
+        try:
+            self._check_first_byte()
+            end = _HEAD_END.search(self._head, searched)
+            if end is None or end.end() > HEAD_LIMIT:
+                if len(self._head) > HEAD_LIMIT:
+                    raise DecodeError(f"a head of more than {HEAD_LIMIT} bytes")
+                return None
+            self._request = self._parse(end)
+        except DecodeError as error:
+            self.error = error
+        self._head.clear()
+        return self._request
+
+    def switch(self, headers: Headers) -> tuple[bytes, bytes]:
+        """Agree to the upgrade.
+
+        :param headers: those that belong to it; :func:`framed_headers` or
+            :func:`websocket_headers`, and more.
+        :returns: the bytes to send, and those received behind the request, for the codec.
+        :raises LocalProtocolError: if there is no request for an upgrade to agree to.
+        """
+        self._take_answer()
+        trailing = self._connection.trailing_data[0]
+        answer = h11.InformationalResponse(
+            status_code=HTTPStatus.SWITCHING_PROTOCOLS,
+            headers=list(headers),
+            reason=HTTPStatus.SWITCHING_PROTOCOLS.phrase,
+        )
+        return _sent(self._connection, answer), trailing
+
+    def respond(self, status: HTTPStatus, headers: Headers = (), body: bytes = b"") -> bytes:
+        """Return a complete response, after which the connection is to be closed.
+
+        :raises LocalProtocolError: if an answer was given already.
+        """
+        self._take_answer()
+        framing = [("content-length", str(len(body))), ("connection", "close")]
+        if status == HTTPStatus.NO_CONTENT:
+            del framing[0]
+        answer = h11.Response(
+            status_code=status, headers=[*headers, *framing], reason=status.phrase
+        )
+        data = _sent(self._connection, answer)
+        if body and (self._request is None or self._request.method != "HEAD"):
+            data += _sent(self._connection, h11.Data(data=body))
+        return data
+
+    def _take_answer(self) -> None:
+        if self._is_answered:
+            raise LocalProtocolError("this request has its answer")
+        self._is_answered = True
+
+    def _check_first_byte(self) -> None:
+        # TLS on a plain port and other protocols are told by their first byte: do not wait for a
+        # line end that may never come. Empty lines before a request are allowed.
+        if self._head and self._head[0] < ord("!") and self._head[0] not in b"\r\n":
+            raise DecodeError("not an HTTP request")
+
+    def _parse(self, end: re.Match[bytes]) -> HttpRequest:
+        head = bytes(self._head[: end.start()])
+        host = b"" if _HOST_LINE.search(head) else b"\r\nhost:"
+        try:
+            self._connection.receive_data(head + host + bytes(self._head[end.start() :]))
+            request = self._connection.next_event()
+            if not isinstance(request, h11.Request):
+                raise DecodeError("not an HTTP request")
+            has_body = not isinstance(self._connection.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError as error:
+            raise DecodeError(f"not an HTTP request: {error}") from None
+        path, _, query = request.target.decode("latin-1").partition("?")
+        headers = tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers
+        )
+        may_switch = request.http_version == b"1.1" and not has_body
+        return HttpRequest(
+            method=request.method.decode("latin-1"),
+            path=path,
+            query=query,
+            headers=headers,
+            upgrade=_header(headers, "upgrade") if may_switch else None,
+        )
+
+
+def framed_headers() -> list[tuple[str, str]]:
+    """Return the headers that agree to the framed form."""
+    return [("upgrade", FRAMED_UPGRADE), ("connection", "upgrade")]
+
+
+def websocket_headers(request: HttpRequest) -> list[tuple[str, str]]:
+    """Return the headers that agree to a websocket.
+
+    :raises DecodeError: if the request lacks a key or wants another version than 13.
+    """
+    key = request.header("sec-websocket-key")
+    if not key:
+        raise DecodeError("a websocket needs Sec-WebSocket-Key")
+    if request.header("sec-websocket-version") != WEBSOCKET_VERSION:
+        raise DecodeError(f"a websocket needs Sec-WebSocket-Version: {WEBSOCKET_VERSION}")
+    accept = generate_accept_token(key.encode("latin-1")).decode("ascii")
+    return [
+        ("upgrade", WEBSOCKET_UPGRADE),
+        ("connection", "upgrade"),
+        ("sec-websocket-accept", accept),
+    ]
+
+
+def _header(headers: tuple[tuple[str, str], ...], name: str) -> str | None:
+    values = [value for key, value in headers if key == name]
+    return ", ".join(values) if values else None
+
+
+def _is_interim(event: object) -> bool:
+    return (
+        isinstance(event, h11.InformationalResponse)
+        and event.status_code != HTTPStatus.SWITCHING_PROTOCOLS
+    )
+
+
+def _sent(connection: h11.Connection, event: h11.Event) -> bytes:
+    try:
+        return connection.send(event) or b""
+    except h11.LocalProtocolError as error:
+        raise LocalProtocolError(str(error)) from None
