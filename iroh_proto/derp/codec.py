@@ -30,6 +30,7 @@ from iroh_proto.derp.frames import (
     Frame,
     FrameTable,
     PacketGroups,
+    PacketParts,
     RecvPacket,
     SendPacket,
     node_id_of,
@@ -44,6 +45,10 @@ HEADER = Struct(">BI")
 KEYED_HEADER = Struct(">BI32s")
 """The header of a frame whose body begins with a node id, together with that id."""
 
+RELAYED_PACKET = 5
+"""The number of RecvPacket, in every dialect that relays Ed25519 identities in this form."""
+
+_UNREAD_KEYED_HEADER = Struct(">5s32s")
 _PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
 _FINAL = 0x80
 _MASKED = 0x80
@@ -70,10 +75,17 @@ class FrameCodec(Protocol):
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
 
-    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
-        """Return the frames that ``data`` completes, packets of this side among them as groups.
+    def receive_one(self, data: bytes) -> Frame | None:
+        """Return the first frame that ``data`` completes; what follows it waits for the next call.
 
-        Groups stand where their packets stood among the other frames.
+        For a handshake, behind which frames are received in another way.
+        """
+
+    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, with packets as groups, for a server.
+
+        Groups stand where their packets stood among the other frames, ready to be relayed as
+        packets from ``source``.
         """
 
     def encode(self, frame: Frame) -> bytes:
@@ -86,6 +98,12 @@ class FrameCodec(Protocol):
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``.
 
         ``node_id`` is the destination when a client encodes, the source when a server does.
+        """
+
+    def encode_relayed(self, parts: PacketParts) -> list[bytes]:
+        """Return the bytes of packets that another client sent, for a server.
+
+        They come in one piece with all packets framed, or in one piece per packet.
         """
 
     def replies(self) -> bytes:
@@ -141,25 +159,30 @@ class FramedCodec:
             self._keep(whole, offset)
         return frames
 
-    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
-        """Return the frames that ``data`` completes, packets of this side among them as groups."""
-        frames: list[Frame | PacketGroups] = []
-        unpack, receives = KEYED_HEADER.unpack_from, self._receives
-        groups: dict[NodeId, list[bytes]] = {}
+    def receive_one(self, data: bytes) -> Frame | None:
+        """Return the first frame that ``data`` completes; what follows waits for the next call."""
         whole = self._whole(data)
-        offset, end = 0, len(whole)
-        last_keyed = end - KEYED_HEADER.size
+        try:
+            one = self._other(whole, 0)
+        except DecodeError as error:
+            self._fail(error)
+            return None
+        if one is None:
+            self._keep(whole, 0)
+            return None
+        self._wanted = HEADER.size
+        self._keep(whole, one[1])
+        return one[0]
+
+    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, with packets as groups, for a server."""
+        frames: list[Frame | PacketGroups] = []
+        groups: dict[bytes, PacketParts] = {}
+        whole = self._whole(data)
+        offset = 0
         try:
             while True:
-                while offset <= last_keyed:
-                    number, length, key = unpack(whole, offset)
-                    stop = offset + 5 + length
-                    if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
-                        break
-                    if (payloads := groups.get(key)) is None:
-                        payloads = groups[node_id_of(key)] = []
-                    payloads.append(whole[offset + 37 : stop])
-                    offset = stop
+                offset = self._group(whole, offset, source, groups)
                 if (other := self._other(whole, offset)) is None:
                     break
                 if groups:
@@ -197,6 +220,10 @@ class FramedCodec:
             append(payload)
         return b"".join(parts)
 
+    def encode_relayed(self, parts: PacketParts) -> list[bytes]:
+        """Return the packets in one piece, as they are."""
+        return [b"".join(parts)]
+
     def replies(self) -> bytes:
         """Return nothing: this form says nothing of its own."""
         return b""
@@ -217,6 +244,46 @@ class FramedCodec:
         whole = b"".join((self._partial, data))
         self._partial.clear()
         return whole
+
+    def _group(
+        self, whole: bytes, start: int, source: NodeId, groups: dict[bytes, PacketParts]
+    ) -> int:
+        """Take the packets from ``start`` on into groups; return where the first other frame is.
+
+        This is the way of every relayed packet, so it makes no object but a view of it, and
+        looks into a length only when it has not just seen it.
+        """
+        view = memoryview(whole)
+        unpack = _UNREAD_KEYED_HEADER.unpack_from
+        last_keyed = len(whole) - KEYED_HEADER.size
+        end = len(whole)
+        offset = start
+        headers: dict[bytes, tuple[bytes, int]] = {}
+        last_head, header, size = b"", b"", 0
+        while offset <= last_keyed:
+            head, destination = unpack(whole, offset)
+            if head != last_head:
+                if head in headers:
+                    header, size = headers[head]
+                else:
+                    number, length = HEADER.unpack(head)
+                    if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
+                        break
+                    header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
+                    size = HEADER.size + length
+                    headers[head] = header, size
+                last_head = head
+            start = offset + 37
+            offset += size
+            if offset > end:
+                return offset - size
+            if destination in groups:
+                parts = groups[destination]
+            else:
+                parts = groups[destination] = []
+            parts.append(header)
+            parts.append(view[start:offset])
+        return offset
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
         """Decode one frame of any kind; return it and where it ends, or ``None`` if unfinished."""
@@ -283,21 +350,35 @@ class WebsocketCodec:
             self._fail(error)
         return frames
 
-    def receive_grouped(self, data: bytes) -> list[Frame | PacketGroups]:
-        """Return the frames that ``data`` completes, packets of this side among them as groups."""
-        packet = SendPacket if self._mask_rng is None else RecvPacket
-        grouped: list[Frame | PacketGroups] = []
-        for frame in self.receive(data):
-            if not isinstance(frame, packet):
-                grouped.append(frame)
-                continue
-            if not grouped or not isinstance(grouped[-1], PacketGroups):
-                grouped.append(PacketGroups({}))
-            groups = grouped[-1]
-            assert isinstance(groups, PacketGroups)
-            node_id = frame.dst if isinstance(frame, SendPacket) else frame.src
-            groups.groups.setdefault(node_id, []).append(frame.payload)
-        return grouped
+    def receive_one(self, data: bytes) -> Frame | None:
+        """Return the first frame that ``data`` completes; what follows waits for the next call."""
+        try:
+            for message in self._messages(data):
+                return self._table.decode_message(message)
+        except DecodeError as error:
+            self._fail(error)
+        return None
+
+    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, with packets as groups, for a server."""
+        frames: list[Frame | PacketGroups] = []
+        groups: dict[bytes, PacketParts] = {}
+        packet = bytes((self._table.send_packet,))
+        try:
+            for message in self._messages(data):
+                length = len(message) - 1
+                if message[:1] == packet and KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
+                    if not groups:
+                        frames.append(PacketGroups(groups))
+                    parts = groups.setdefault(message[1 : 1 + KEY_SIZE], [])
+                    parts.append(KEYED_HEADER.pack(RELAYED_PACKET, length, source))
+                    parts.append(message[1 + KEY_SIZE :])
+                    continue
+                frames.append(self._table.decode_message(message))
+                groups = {}
+        except DecodeError as error:
+            self._fail(error)
+        return frames
 
     def encode(self, frame: Frame) -> bytes:
         """Return the bytes of one frame.
@@ -310,6 +391,14 @@ class WebsocketCodec:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         start = bytes((self._sends,)) + node_id
         return b"".join(self._build(Opcode.BINARY, start + payload) for payload in payloads)
+
+    def encode_relayed(self, parts: PacketParts) -> list[bytes]:
+        """Return one piece per packet, which is a message without a length."""
+        number = bytes((self._sends,))
+        return [
+            self._build(Opcode.BINARY, b"".join((number, header[HEADER.size :], payload)))
+            for header, payload in zip(parts[::2], parts[1::2], strict=True)
+        ]
 
     def replies(self) -> bytes:
         """Return what the form itself answers (a websocket's pongs), and forget it."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import CHECKED_KEYS_LIMIT, KEY_SIZE, NodeId
@@ -96,15 +96,22 @@ class RecvPacket(Frame):
         return cls(node_id_of(body[:KEY_SIZE]), body[KEY_SIZE:])
 
 
+PacketParts: TypeAlias = list[bytes | memoryview]
+"""Packets of one source on their way through a server, in turn the header and the payload of each.
+The header is that of a framed RecvPacket, ``5 || length (u32be) || source (32)``, which is the same
+in all dialects that relay Ed25519 identities. Payloads may be views of what was received."""
+
+
 @dataclass(slots=True)
 class PacketGroups:
-    """Packets that arrived without another frame between them, grouped by the node they name.
+    """Packets that arrived without another frame between them, grouped by destination.
 
     Not a frame itself: it stands for many, so that a server need not make an object for each.
-    ``groups`` keeps the order of packets for one node; across nodes it does not matter.
+    ``groups`` keeps the order of packets for one destination; across them it does not matter.
+    Destinations are not checked to be node ids: what is none is nobody's either.
     """
 
-    groups: dict[NodeId, list[bytes]]
+    groups: dict[bytes, PacketParts]
 
 
 @dataclass(slots=True)
