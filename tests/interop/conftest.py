@@ -1,0 +1,47 @@
+"""Fixtures that run released iroh nodes as peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from tests.interop import packages
+from tests.interop.island import island
+from tests.interop.real_peer import RealPeer, real_peer
+
+StartPeer: TypeAlias = Callable[..., AbstractAsyncContextManager[RealPeer]]
+
+
+@pytest.fixture(autouse=True)
+def isolated() -> Iterator[bool]:
+    """Give the test and its peers a network with loopback only, where that is possible."""
+    with island() as is_isolated:
+        yield is_isolated
+
+
+@pytest.fixture
+def start_peer(tmp_path: Path) -> StartPeer:
+    """Return ``start_peer(version, **options)``, an async context manager of a running peer."""
+
+    def start(version: str, **options: object) -> AbstractAsyncContextManager[RealPeer]:
+        require(version)
+        scratch = tmp_path / f"{version}-{len(list(tmp_path.iterdir()))}"
+        scratch.mkdir()
+        return real_peer(version, scratch, **options)
+
+    return start
+
+
+def require(version: str) -> None:
+    """Skip the test if a release cannot be installed, or fail it if peers are required."""
+    try:
+        packages.installed(version)
+    except packages.PeerUnavailableError as error:
+        if os.environ.get(packages.REQUIRE_VARIABLE) == "1":
+            pytest.fail(f"peers are required: {error}", pytrace=False)
+        pytest.skip(f"no iroh {version} to test against: {error}")

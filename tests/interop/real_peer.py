@@ -1,0 +1,221 @@
+"""A released iroh node in a process of its own, driven by JSON lines, on asyncio and on trio."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import anyio
+
+from iroh_proto import NodeAddr, NodeId, UdpAddress
+from tests.interop import packages
+
+JsonObject: TypeAlias = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPTS = {
+    "0.2.0": "iroh_0_2",
+    "0.12.0": "iroh_0_12",
+    "0.28.1": "iroh_0_35",
+    "0.35.0": "iroh_0_35",
+    "1.2.0": "iroh_1_2",
+}
+"""The runner of each release."""
+
+ANSWER_LIMIT = 30.0
+"""Seconds for one answer: twice what an old release takes to give up on a dial."""
+
+START_LIMIT = 60.0
+"""Seconds until a node is ready: loading 35 MB, and 3 s of probes where there is a network."""
+
+EXIT_LIMIT = 5.0
+"""Seconds from the end of stdin to the end of the process."""
+
+STDERR_TAIL = 3000
+"""Characters of a peer's stderr shown with a failure."""
+
+
+class PeerError(Exception):
+    """A peer answered with an error, or not at all; the text ends with the tail of its stderr."""
+
+
+class RealPeer:
+    """One running peer; made by :func:`real_peer`."""
+
+    node_id: NodeId
+    addresses: tuple[UdpAddress, ...]
+
+    def __init__(self, version: str, folder: Path, scratch: Path) -> None:
+        self.version = version
+        self._stderr_path = scratch / f"peer-{version}.stderr"
+        self._process = self._spawn(folder, scratch)
+        os.set_blocking(self._output.fileno(), False)
+        self._partial = b""
+        self._lines: list[JsonObject] = []
+        self._reading = anyio.Lock()
+        self._requests = 0
+
+    def _spawn(self, folder: Path, scratch: Path) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+            "TMPDIR": str(scratch),
+        }
+        with self._stderr_path.open("wb") as stderr:
+            # Not by anyio: on trio that forks from a worker thread, whose network may be another.
+            return subprocess.Popen(
+                [sys.executable, "-m", f"tests.interop.peers.{SCRIPTS[self.version]}"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def process_group(self) -> int:
+        """The id of the process and of its group."""
+        return self._process.pid
+
+    @property
+    def node_addr(self) -> NodeAddr:
+        """The id and the direct addresses."""
+        return NodeAddr(self.node_id, direct_addresses=self.addresses)
+
+    async def start(self, **options: object) -> None:
+        """Start the node and learn its id and addresses."""
+        answer = await self.call("start", limit=START_LIMIT, **options)
+        self.node_id = NodeId.from_str(answer["node_id"])
+        self.addresses = tuple(
+            _on_loopback(UdpAddress.from_str(text)) for text in answer["addresses"]
+        )
+
+    async def dial(self, addr: NodeAddr, alpn: bytes, *, limit: float = ANSWER_LIMIT) -> JsonObject:
+        """Have the peer dial a node; answers ``connection``, a number, and ``remote_id``."""
+        return await self.call("dial", limit=limit, alpn=alpn.decode(), **_fields(addr))
+
+    async def download(self, addr: NodeAddr, *, limit: float = ANSWER_LIMIT) -> list[str]:
+        """Have a 0.12 ask a node for a blob that nobody has; return how far that came.
+
+        The first step is "connected", when the node proved its id; each is an event as well.
+        """
+        steps: list[str] = (await self.call("download", limit=limit, **_fields(addr)))["steps"]
+        return steps
+
+    async def join(self, addr: NodeAddr) -> None:
+        """Have a 0.2 join a new document that a node is said to have; it dials from then on."""
+        fields = _fields(addr)
+        del fields["relay_url"]  # its DERP servers have numbers, compiled in
+        await self.call("join", **fields)
+
+    async def path_to(self, node_id: NodeId) -> str:
+        """Return how the peer thinks it reaches a node: direct, mixed, relay or none."""
+        return str((await self.call("path", node_id=str(node_id)))["kind"])
+
+    async def call(
+        self, command: str, *, limit: float = ANSWER_LIMIT, **parameters: object
+    ) -> JsonObject:
+        """Give a command and return its answer.
+
+        :raises PeerError: if the answer is an error, or none came within ``limit`` seconds.
+        """
+        self._requests += 1
+        number = self._requests
+        request = {"id": number, "command": command, **parameters}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        line = await self._line(lambda line: line.get("id") == number, limit, f"to {command}")
+        if "error" in line:
+            raise PeerError(self._explain(f"{command} failed: {line['error']}"))
+        result: JsonObject = line["result"]
+        return result
+
+    async def event(self, name: str, *, limit: float = ANSWER_LIMIT) -> JsonObject:
+        """Return the oldest event of this name, waiting for one if need be.
+
+        :raises PeerError: if none came within ``limit`` seconds.
+        """
+        return await self._line(lambda line: line.get("event") == name, limit, f"of {name!r}")
+
+    async def _line(
+        self, is_wanted: Callable[[JsonObject], bool], limit: float, what: str
+    ) -> JsonObject:
+        with anyio.move_on_after(limit):
+            while True:
+                async with self._reading:
+                    for line in self._lines:
+                        if is_wanted(line):
+                            self._lines.remove(line)
+                            return line
+                    await self._read()
+        raise PeerError(self._explain(f"no news {what} within {limit:.0f} s"))
+
+    async def _read(self) -> None:
+        if not await self._receive():
+            code = self._process.wait(EXIT_LIMIT)
+            raise PeerError(self._explain(f"the process ended by itself with {code}"))
+
+    async def _receive(self) -> bool:
+        """Take the lines that are there, waiting for some; return false at the end."""
+        await anyio.wait_readable(self._output.fileno())
+        data = os.read(self._output.fileno(), 65536)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._lines.extend(json.loads(line) for line in lines)
+        return bool(data)
+
+    def _explain(self, text: str) -> str:
+        tail = self._stderr_path.read_text(errors="replace")[-STDERR_TAIL:]
+        return f"iroh {self.version}: {text}\n--- end of its stderr ---\n{tail}"
+
+    async def stop(self) -> None:
+        """End the process and all of its group, gently within a limit."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(EXIT_LIMIT):
+            while await self._receive():
+                pass
+        os.killpg(self.process_group, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+
+@asynccontextmanager
+async def real_peer(version: str, scratch: Path, **options: object) -> AsyncIterator[RealPeer]:
+    """Run a release; ``options`` go to the ``start`` command of its runner.
+
+    :raises packages.PeerUnavailableError: if the release cannot be installed.
+    """
+    peer = RealPeer(version, packages.installed(version), scratch)
+    try:
+        await peer.start(**options)
+        yield peer
+    finally:
+        await peer.stop()
+
+
+def _fields(addr: NodeAddr) -> JsonObject:
+    return {
+        "node_id": str(addr.node_id),
+        "relay_url": None if addr.derp_url is None else str(addr.derp_url),
+        "addresses": [str(address) for address in addr.direct_addresses],
+    }
+
+
+def _on_loopback(address: UdpAddress) -> UdpAddress:
+    """Return the loopback address of the same socket: the old releases bind every interface."""
+    return UdpAddress("::1" if address.is_ipv6 else "127.0.0.1", address.port)
