@@ -81,7 +81,9 @@ class StreamOpened:
 class StreamDataReceived:
     """The next bytes of a stream; ``end`` says that none follow.
 
-    The host owes a :meth:`~EndpointMachine.consume` for them.
+    The host owes a :meth:`~EndpointMachine.consume` for them once the application has read
+    them; for an end without bytes one with a count of 0. The peer may not open further streams
+    before.
     """
 
     connection: int

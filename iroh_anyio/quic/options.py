@@ -63,8 +63,8 @@ class EndpointOptions:
     known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may send
     ahead of what the application has consumed; ``send_buffer`` is how much of one stream is kept
     until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
-    have open. ``datagrams`` offers QUIC datagrams (RFC 9221); ``datagram_buffer`` bounds those
-    waiting to be sent.
+    have open. ``datagrams`` offers QUIC datagrams (RFC 9221); at most ``datagram_queue`` of them
+    wait to be sent, newer ones driving out older ones.
 
     ``max_connections`` bounds connections of both directions, ``max_half_open`` incoming
     handshakes not yet complete; from ``retry_threshold`` of those on, a source must prove its
@@ -86,7 +86,7 @@ class EndpointOptions:
     send_buffer: int = 2 * 1024 * 1024
     max_streams: int = 100
     datagrams: bool = True
-    datagram_buffer: int = 1024 * 1024
+    datagram_queue: int = 1024
     max_connections: int = 4096
     max_half_open: int = 256
     retry_threshold: int = 64
@@ -97,9 +97,7 @@ class EndpointOptions:
 
     def __post_init__(self) -> None:
         if self.identity not in ("auto", "raw", "x509"):
-            raise LocalProtocolError(
-                f"identity is 'auto', 'raw' or 'x509', not {self.identity!r}"
-            )
+            raise LocalProtocolError(f"identity is 'auto', 'raw' or 'x509', not {self.identity!r}")
         if not MIN_DATAGRAM_SIZE <= self.max_datagram_size <= MAX_DATAGRAM_SIZE:
             raise LocalProtocolError(
                 f"max_datagram_size is {MIN_DATAGRAM_SIZE} to {MAX_DATAGRAM_SIZE} bytes, "
@@ -121,7 +119,7 @@ _POSITIVE = (
     "connection_window",
     "send_buffer",
     "max_streams",
-    "datagram_buffer",
+    "datagram_queue",
     "max_connections",
     "max_half_open",
 )

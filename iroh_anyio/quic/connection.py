@@ -1,0 +1,497 @@
+"""One QUIC connection to a node: the handshake, time, and what aioquic reports.
+
+A connection goes ``handshaking -> established -> closing -> gone``. It sends nothing itself:
+the endpoint feeds it datagrams, flushes it once it has been touched, and looks at ``deadline``
+and ``reason``. While it is closing it answers what still arrives with its CONNECTION_CLOSE, less
+and less often (RFC 9000, section 10.2.1).
+
+Whatever a peer sends, nothing is raised here. Should aioquic raise, the connection fails and
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from math import inf, nextafter
+
+from aioquic.quic import events as quic_events
+from aioquic.quic.configuration import QuicConfiguration
+
+from iroh_anyio.quic.aioquic_private import PEER, HookedConnection
+from iroh_anyio.quic.close_reason import explain_close
+from iroh_anyio.quic.events import (
+    CloseReason,
+    ConnectionEstablished,
+    ConnectionStats,
+    QuicDatagramReceived,
+    QuicEvent,
+)
+from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.parameters import PeerParameters, peer_parameters
+from iroh_anyio.quic.streams import StreamTable
+from iroh_anyio.quic.tls import NodeContext
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import NodeId
+from iroh_proto.timers import earliest
+
+TIMER_GRANULARITY = 0.001
+"""Seconds. A deadline is never nearer than this: what hosts sleep on is no finer."""
+
+CLOSE_TEXT_SIZE = 512
+"""Bytes of the text that goes with CONNECTION_CLOSE, so that it fits beside other packets."""
+
+CODE_LIMIT = 1 << 62
+"""Application error codes are variable-length integers below this."""
+
+DATAGRAM_OVERHEAD = 1 + 2 + 16 + 1 + 2
+"""Bytes of a packet around a QUIC datagram besides the connection id: first byte, packet number,
+authentication tag, frame type, length."""
+
+INTERNAL_ERROR = 1
+"""The QUIC transport error code for trouble of one's own (RFC 9000, section 20.1)."""
+
+_PING = 1
+
+
+class NodeQuic(HookedConnection):
+    """aioquic's connection with nodes' TLS. ``context`` is there once the handshake began.
+
+    :param begin_tls: owes the context its ``begin_client`` or ``begin_server``.
+    """
+
+    context: NodeContext | None = None
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        max_streams: int,
+        begin_tls: Callable[[NodeContext], None],
+        original_destination_cid: bytes | None = None,
+        retry_source_cid: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            max_streams=max_streams,
+            original_destination_cid=original_destination_cid,
+            retry_source_cid=retry_source_cid,
+        )
+        self._begin_tls = begin_tls
+
+    def prepare_tls(self) -> None:
+        """Set up TLS for a node."""
+        self.context = self.set_tls(NodeContext)
+        self._begin_tls(self.context)
+
+
+class NodeConnection:
+    """One connection, dialled or accepted.
+
+    ``node_id`` is the peer, for an accepted connection ``None`` until it proved itself.
+    ``heard`` says that the last datagrams held something only the peer can have sent, and
+    nothing older. ``reason`` is set when the connection is over, ``is_gone`` when it may be
+    forgotten. ``failures`` counts exceptions of aioquic.
+
+    :param number: the connection's number in events.
+    :param routes: which connection a connection id belongs to; kept up to date for this one.
+    :param emit: takes the events of an established connection, but for its end.
+    """
+
+    __slots__ = (
+        "_close_packets",
+        "_closing_heard",
+        "_datagrams_dropped",
+        "_emit",
+        "_handshake_deadline",
+        "_keep_alive_at",
+        "_keep_alive_interval",
+        "_options",
+        "_ping_outstanding",
+        "_quic",
+        "_repeat_close",
+        "_routes",
+        "_streams",
+        "alpn",
+        "bytes_received",
+        "bytes_sent",
+        "deadline",
+        "failures",
+        "heard",
+        "incoming",
+        "node_id",
+        "number",
+        "packets_received",
+        "packets_sent",
+        "parameters",
+        "reason",
+    )
+
+    def __init__(
+        self,
+        *,
+        quic: NodeQuic,
+        number: int,
+        incoming: bool,
+        options: EndpointOptions,
+        routes: MutableMapping[bytes, NodeConnection],
+        emit: Callable[[QuicEvent], object],
+        now: float,
+    ) -> None:
+        self.number = number
+        self.incoming = incoming
+        self.node_id: NodeId | None = None
+        self.alpn = b""
+        self.parameters: PeerParameters | None = None
+        self.deadline: float | None = None
+        self.heard = False
+        self.reason: CloseReason | None = None
+        self.failures = 0
+        self.packets_sent = self.packets_received = 0
+        self.bytes_sent = self.bytes_received = 0
+        self._options = options
+        self._routes = routes
+        self._emit = emit
+        self._handshake_deadline: float | None = now + options.handshake_timeout
+        self._keep_alive_at: float | None = None
+        self._keep_alive_interval = options.keep_alive_interval
+        self._ping_outstanding = False
+        self._streams: StreamTable | None = None
+        self._close_packets: list[bytes] = []
+        self._closing_heard = 0
+        self._repeat_close = False
+        self._datagrams_dropped = 0
+        self._quic = quic
+        routes[quic.host_cid] = self
+
+    # State
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the handshake is complete, even if the connection is over since."""
+        return self._streams is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is left to send or to wait for."""
+        return self._quic.is_terminated
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any packet from the peer could be read."""
+        return self._quic.has_begun
+
+    @property
+    def context(self) -> NodeContext | None:
+        """The handshake's TLS, once it began."""
+        return self._quic.context
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round-trip time in seconds, if there is a sample."""
+        return self._quic.smoothed_rtt
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """A snapshot of the counts."""
+        return ConnectionStats(
+            packets_sent=self.packets_sent,
+            packets_received=self.packets_received,
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            congestion_window=self._quic.congestion_window,
+            bytes_in_flight=self._quic.bytes_in_flight,
+            datagrams_dropped=self._datagrams_dropped,
+        )
+
+    @property
+    def streams(self) -> StreamTable:
+        """The streams.
+
+        :raises LocalProtocolError: unless the connection is established and not over.
+        """
+        if self._streams is None:
+            raise LocalProtocolError(f"connection {self.number} is not established yet")
+        if self.reason is not None:
+            raise LocalProtocolError(f"connection {self.number} is closed: {self.reason.text}")
+        return self._streams
+
+    @property
+    def max_datagram_payload(self) -> int | None:
+        """The most bytes a QUIC datagram can carry now, ``None`` if the peer takes none."""
+        limit = self._quic.peer_max_datagram_frame
+        if limit is None or not self._options.datagrams:
+            return None
+        packet = self._quic.max_datagram_size - DATAGRAM_OVERHEAD - self._quic.peer_cid_size
+        return max(0, min(packet, limit - 3))
+
+    # Input
+
+    def dial(self, now: float) -> None:
+        """Begin the handshake as client."""
+        self._quic.connect(PEER, now)
+
+    def replace(self, quic: NodeQuic, now: float) -> None:
+        """Begin a dial anew, within the time left, as if nothing had happened."""
+        self.forget_routes()
+        self._quic = quic
+        self._routes[quic.host_cid] = self
+        self.reason = None
+        self._close_packets = []
+        self.dial(now)
+
+    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        """Take datagrams that are addressed to this connection."""
+        self.heard = False
+        self.packets_received += len(datagrams)
+        if self.reason is not None:
+            self._answer_with_close(len(datagrams))
+            return
+        quic = self._quic
+        before = quic.progress
+        try:
+            for datagram in datagrams:
+                quic.receive_datagram(datagram, PEER, now)
+                self.bytes_received += len(datagram)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is this peer's trouble
+            self._fail(error)
+            return
+        if quic.progress > before:
+            self.heard = True
+            if self._keep_alive_at is not None and self._keep_alive_interval is not None:
+                self._keep_alive_at = now + self._keep_alive_interval
+        self._collect(now)
+
+    def handle_timer(self, now: float) -> None:
+        """Let deadlines expire. A flush is owed."""
+        if self._handshake_deadline is not None and self._handshake_deadline <= now:
+            self._expire_handshake()
+        if self._keep_alive_at is not None and self._keep_alive_at <= now:
+            self._send_keep_alive(now)
+        if self._quic.is_terminated:
+            return
+        try:
+            self._quic.handle_timer(now)
+        except Exception as error:  # noqa: BLE001  # see receive
+            self._fail(error)
+            return
+        self._collect(now)
+
+    def flush(self, now: float) -> list[bytes]:
+        """Return the datagrams to send, and bring ``deadline`` up to date."""
+        if self._repeat_close:
+            self._repeat_close = False
+            self.packets_sent += len(self._close_packets)
+            return self._close_packets
+        try:
+            datagrams = [data for data, _ in self._quic.datagrams_to_send(now)]
+            timer = self._quic.get_timer()
+        except Exception as error:  # noqa: BLE001  # see receive
+            self._fail(error)
+            datagrams, timer = [], None
+        self._collect(now)
+        if self.reason is not None:
+            if datagrams:
+                self._close_packets = datagrams
+        else:
+            timer = earliest(timer, self._keep_alive_at, self._handshake_deadline)
+        self.deadline = timer
+        if timer is not None and timer < now + TIMER_GRANULARITY:
+            self.deadline = max(now + TIMER_GRANULARITY, nextafter(now, inf))
+        self.packets_sent += len(datagrams)
+        self.bytes_sent += sum(map(len, datagrams))
+        return datagrams
+
+    # Commands
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queue a QUIC datagram; the oldest make room for it if need be.
+
+        :raises LocalProtocolError: if the connection is not open, the peer takes no datagrams,
+            or this one is too large.
+        """
+        self.check_open()
+        limit = self.max_datagram_payload
+        if limit is None:
+            raise LocalProtocolError("the peer takes no QUIC datagrams")
+        if len(data) > limit:
+            raise LocalProtocolError(f"a QUIC datagram holds {limit} bytes here, not {len(data)}")
+        self._quic.send_datagram_frame(data)
+        self._datagrams_dropped += self._quic.trim_datagrams(self._options.datagram_queue)
+
+    def close(self, code: int, text: str) -> None:
+        """Close with an application error code. Nothing happens if it is over already.
+
+        :raises LocalProtocolError: if the code is not 0 to 2^62 - 1.
+        """
+        check_code(code)
+        if self.reason is not None:
+            return
+        clipped = text.encode()[:CLOSE_TEXT_SIZE].decode(errors="ignore")
+        self.reason = CloseReason(kind="local", code=code, text=text, by_peer=False)
+        self._quic.close(error_code=code, reason_phrase=clipped)
+
+    def check_open(self) -> None:
+        """Check that the connection can carry data.
+
+        :raises LocalProtocolError: unless it is established and not over.
+        """
+        _ = self.streams
+
+    def note_path_change(self, *, restart: bool) -> None:
+        """Note that packets take another way now; with ``restart`` one of another nature.
+
+        What was learnt of the old way is then forgotten. Either way a PING goes out at once: its
+        acknowledgement shows soon what was lost on the old way, instead of after a back-off.
+        """
+        if self.reason is not None or self._streams is None:
+            return
+        if restart:
+            self._quic.restart_estimates()
+        else:
+            self._quic.restart_probes()
+        self._ping()
+
+    def forget_routes(self) -> None:
+        """Let no packet be routed here any more."""
+        for cid in (*self._quic.open_cids(), self._quic.original_destination_connection_id):
+            if self._routes.get(cid) is self:
+                del self._routes[cid]
+
+    # Helpers
+
+    def _collect(self, now: float) -> None:
+        quic = self._quic
+        event = quic.next_event()
+        arrived: dict[int, list[bytes]] = {}
+        while event is not None:
+            if type(event) is quic_events.StreamDataReceived and not event.end_stream:
+                arrived.setdefault(event.stream_id, []).append(event.data)
+            else:
+                if arrived:
+                    self._deliver(arrived)
+                self._handle(event, now)
+            event = quic.next_event()
+        if arrived:
+            self._deliver(arrived)
+        if self._streams is not None:
+            self._streams.on_progress()
+        if self.reason is None and quic.is_over:
+            self._note_end()
+
+    def _deliver(self, arrived: dict[int, list[bytes]]) -> None:
+        if self._streams is not None:
+            for stream_id, pieces in arrived.items():
+                self._streams.on_data(stream_id, b"".join(pieces), end=False)
+        arrived.clear()
+
+    def _handle(self, event: quic_events.QuicEvent, now: float) -> None:
+        streams = self._streams
+        match event:
+            case quic_events.HandshakeCompleted():
+                self._establish(event, now)
+            case quic_events.ConnectionIdIssued(connection_id=cid):
+                self._routes[cid] = self
+            case quic_events.ConnectionIdRetired(connection_id=cid):
+                self._routes.pop(cid, None)
+            case quic_events.PingAcknowledged():
+                self._ping_outstanding = False
+            case quic_events.DatagramFrameReceived(data=data):
+                self._emit(QuicDatagramReceived(connection=self.number, data=data))
+            case quic_events.StreamDataReceived() if streams is not None:
+                streams.on_data(event.stream_id, event.data, end=event.end_stream)
+            case quic_events.StreamReset() if streams is not None:
+                streams.on_reset(event.stream_id, event.error_code)
+            case quic_events.StopSendingReceived() if streams is not None:
+                streams.on_stopped(event.stream_id, event.error_code)
+            case _:
+                pass  # the end is read from the connection's state, sooner than it is reported
+
+    def _establish(self, event: quic_events.HandshakeCompleted, now: float) -> None:
+        quic, context = self._quic, self._quic.context
+        if context is None or context.peer_id is None or event.alpn_protocol is None:
+            self._fail(AssertionError("a handshake completed without identity or protocol"))
+            return
+        self.node_id = context.peer_id
+        self.alpn = event.alpn_protocol.encode("latin-1")
+        self._handshake_deadline = None
+        self._routes.pop(quic.original_destination_connection_id, None)
+        quic.release_handshake_buffers()
+        self.parameters = peer_parameters(quic.received_extensions)
+        if self.parameters.max_udp_payload_size is not None:
+            quic.reduce_datagram_size(self.parameters.max_udp_payload_size)
+        if self._keep_alive_interval is not None:
+            self._keep_alive_at = now + self._keep_alive_interval
+        self._streams = StreamTable(
+            quic=quic,
+            number=self.number,
+            is_client=not self.incoming,
+            options=self._options,
+            emit=self._emit,
+        )
+        self._emit(
+            ConnectionEstablished(
+                connection=self.number,
+                node_id=context.peer_id,
+                alpn=self.alpn,
+                incoming=self.incoming,
+            )
+        )
+
+    def _note_end(self) -> None:
+        event = self._quic.close_event
+        if event is not None:
+            self.reason = explain_close(
+                event, by_peer=self._quic.close_by_peer, context=self._quic.context
+            )
+
+    def _answer_with_close(self, count: int) -> None:
+        """Repeat the CONNECTION_CLOSE after 1, 2, 4, 8... datagrams, unless the peer sent its."""
+        before = self._closing_heard
+        self._closing_heard = before + count
+        if self._close_packets and before.bit_length() != self._closing_heard.bit_length():
+            self._repeat_close = True
+
+    def _expire_handshake(self) -> None:
+        self._handshake_deadline = None
+        if self.reason is not None:
+            return
+        text = (
+            "the node answered, but the handshake did not complete in time"
+            if self._quic.has_begun
+            else "no address of the node answered in time"
+        )
+        self.reason = CloseReason(kind="unreachable", code=0, text=text, by_peer=False)
+        self._quic.close()
+
+    def _send_keep_alive(self, now: float) -> None:
+        assert self._keep_alive_interval is not None
+        self._keep_alive_at = now + self._keep_alive_interval
+        self._ping()
+
+    def _ping(self) -> None:
+        if not self._ping_outstanding:
+            self._ping_outstanding = True
+            self._quic.send_ping(_PING)
+
+    def _fail(self, error: Exception) -> None:
+        """End the connection because aioquic raised."""
+        self.failures += 1
+        if self.reason is None:
+            self.reason = CloseReason(
+                kind="transport",
+                code=INTERNAL_ERROR,
+                text=f"aioquic failed: {type(error).__name__}: {error}",
+                by_peer=False,
+            )
+        self._quic.close(error_code=INTERNAL_ERROR, frame_type=0, reason_phrase="internal error")
+        if self.failures > 1:
+            self._quic.give_up()
+
+
+def check_code(code: int) -> None:
+    """Check an application error code.
+
+    :raises LocalProtocolError: if it is not 0 to 2^62 - 1.
+    """
+    if not 0 <= code < CODE_LIMIT:
+        raise LocalProtocolError(f"an application error code is 0 to 2^62 - 1, not {code}")

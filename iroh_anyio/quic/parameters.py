@@ -1,0 +1,61 @@
+"""What a peer's QUIC transport parameters tell beyond what aioquic keeps of them.
+
+Layout (RFC 9000, section 18): a sequence of identifier, length and value, identifier and length
+being variable-length integers. Unknown identifiers are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aioquic.tls import ExtensionType
+
+from iroh_anyio.quic.aioquic_private import Extension
+
+MAX_UDP_PAYLOAD_SIZE = 0x03
+INITIAL_MAX_PATH_ID = 0x3E
+"""QUIC multipath; iroh announces it from 0.96 on, with the release that dropped disco."""
+
+N0_NAT_TRAVERSAL = 0x3D7F91120401
+"""n0's hole punching inside QUIC, announced beside multipath."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerParameters:
+    """What a peer announced.
+
+    ``max_udp_payload_size`` is in bytes, ``None`` if not limited. ``punches_in_quic`` says that
+    the peer finds direct paths by QUIC itself (iroh 0.96 and later) and answers no disco ping.
+    """
+
+    max_udp_payload_size: int | None
+    punches_in_quic: bool
+
+
+def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
+    """Read the peer's transport parameters among its TLS extensions.
+
+    aioquic has parsed them before, and refused what does not parse.
+    """
+    found: dict[int, bytes] = {}
+    for kind, data in extensions:
+        if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+            position = 0
+            while position < len(data):
+                identifier, position = _varint(data, position)
+                size, position = _varint(data, position)
+                found[identifier] = data[position : position + size]
+                position += size
+    limit = found.get(MAX_UDP_PAYLOAD_SIZE)
+    return PeerParameters(
+        max_udp_payload_size=None if limit is None else _varint(limit, 0)[0],
+        punches_in_quic=INITIAL_MAX_PATH_ID in found or N0_NAT_TRAVERSAL in found,
+    )
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return a variable-length integer (RFC 9000, section 16) and the position after it."""
+    size = 1 << (data[position] >> 6)
+    value = int.from_bytes(data[position : position + size], "big")
+    return value & ((1 << (8 * size - 2)) - 1), position + size
