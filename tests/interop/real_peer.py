@@ -51,7 +51,7 @@ class RealPeer:
     """One running peer; made by :func:`real_peer`."""
 
     node_id: NodeId
-    addresses: tuple[UdpAddress, ...]
+    addresses: tuple[UdpAddress, ...]  # IPv4 before IPv6
 
     def __init__(self, version: str, folder: Path, scratch: Path) -> None:
         self.version = version
@@ -61,7 +61,7 @@ class RealPeer:
         self._partial = b""
         self._lines: list[JsonObject] = []
         self._reading = anyio.Lock()
-        self._requests = 0
+        self._commands: list[str] = []
 
     def _spawn(self, folder: Path, scratch: Path) -> subprocess.Popen[bytes]:
         environment = {
@@ -100,21 +100,28 @@ class RealPeer:
         """Start the node and learn its id and addresses."""
         answer = await self.call("start", limit=START_LIMIT, **options)
         self.node_id = NodeId.from_str(answer["node_id"])
-        self.addresses = tuple(
-            _on_loopback(UdpAddress.from_str(text)) for text in answer["addresses"]
-        )
+        addresses = [_on_loopback(UdpAddress.from_str(text)) for text in answer["addresses"]]
+        self.addresses = tuple(sorted(addresses, key=lambda address: address.sort_key))
 
     async def dial(self, addr: NodeAddr, alpn: bytes, *, limit: float = ANSWER_LIMIT) -> JsonObject:
         """Have the peer dial a node; answers ``connection``, a number, and ``remote_id``."""
-        return await self.call("dial", limit=limit, alpn=alpn.decode(), **_fields(addr))
+        return await self.answer(self.begin_dial(addr, alpn), limit=limit)
+
+    def begin_dial(self, addr: NodeAddr, alpn: bytes) -> int:
+        """Do as :meth:`dial`, but do not wait for the :meth:`answer`."""
+        return self.begin("dial", alpn=alpn.decode(), **_fields(addr))
 
     async def download(self, addr: NodeAddr, *, limit: float = ANSWER_LIMIT) -> list[str]:
         """Have a 0.12 ask a node for a blob that nobody has; return how far that came.
 
         The first step is "connected", when the node proved its id; each is an event as well.
         """
-        steps: list[str] = (await self.call("download", limit=limit, **_fields(addr)))["steps"]
+        steps: list[str] = (await self.answer(self.begin_download(addr), limit=limit))["steps"]
         return steps
+
+    def begin_download(self, addr: NodeAddr) -> int:
+        """Do as :meth:`download`, but do not wait for the :meth:`answer`."""
+        return self.begin("download", **_fields(addr))
 
     async def join(self, addr: NodeAddr) -> None:
         """Have a 0.2 join a new document that a node is said to have; it dials from then on."""
@@ -133,12 +140,24 @@ class RealPeer:
 
         :raises PeerError: if the answer is an error, or none came within ``limit`` seconds.
         """
-        self._requests += 1
-        number = self._requests
+        return await self.answer(self.begin(command, **parameters), limit=limit)
+
+    def begin(self, command: str, **parameters: object) -> int:
+        """Give a command and return its number."""
+        self._commands.append(command)
+        number = len(self._commands)
         request = {"id": number, "command": command, **parameters}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
+        return number
+
+    async def answer(self, number: int, *, limit: float = ANSWER_LIMIT) -> JsonObject:
+        """Return the answer to a command.
+
+        :raises PeerError: if it is an error, or did not come within ``limit`` seconds.
+        """
+        command = self._commands[number - 1]
         line = await self._line(lambda line: line.get("id") == number, limit, f"to {command}")
         if "error" in line:
             raise PeerError(self._explain(f"{command} failed: {line['error']}"))

@@ -26,7 +26,7 @@ JsonObject: TypeAlias = dict[str, Any]
 LINE_LIMIT = 1 << 20
 """Bytes in one command: a few hundred addresses would fit."""
 
-CLOSE_LIMIT = 2.0
+CLOSE_LIMIT = 1.0
 """Seconds to take leave of other nodes before the process ends."""
 
 CHUNK_SIZE = 1 << 16
