@@ -1,6 +1,7 @@
 """One function per rule of :mod:`iroh_proto.machine`, each for one script.
 
-Each raises :class:`~iroh_proto.testing.run.ContractBroken` if the machine breaks it. Needs the ``testing`` extra.
+Each raises :class:`~iroh_proto.testing.run.ContractBroken` if the machine breaks it. Needs the
+``testing`` extra.
 """
 
 from __future__ import annotations
