@@ -261,6 +261,13 @@ class FrameTable:
         self.send_packet = self._numbers[SendPacket].number
         self.recv_packet = self._numbers[RecvPacket].number
 
+    def refusing(self, *frames: type[Frame]) -> FrameTable:
+        """Return a table that has the same frames, but takes these for faults when they arrive."""
+        table = FrameTable(self._numbers.values())
+        for frame in frames:
+            del table._rules[table._numbers[frame].number]
+        return table
+
     def longest(self, number: int) -> int:
         """Return the most bytes that the body of a frame with this number may have.
 
@@ -357,6 +364,11 @@ def split_datagrams(payload: bytes) -> list[bytes]:
             break
         length = _LENGTH_PREFIX.unpack_from(payload, start - _LENGTH_PREFIX.size)[0]
     return datagrams
+
+
+def packed_size(datagrams: Sequence[bytes]) -> int:
+    """Return the bytes that these datagrams take in a payload."""
+    return sum(map(len, datagrams)) + _LENGTH_PREFIX.size * len(datagrams)
 
 
 @lru_cache(maxsize=CHECKED_KEYS_LIMIT)

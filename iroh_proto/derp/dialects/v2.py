@@ -47,7 +47,7 @@ from iroh_proto.derp.frames import (
 )
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
-from iroh_proto.wire import Reader, encode_varint
+from iroh_proto.wire import Reader, encode_bool, encode_option, encode_varint
 
 VERSION = 2
 MAGIC = "DERP🔑".encode()
@@ -197,6 +197,11 @@ FRAMES = FrameTable(
 )
 
 
+FRAMES_OF_CLIENTS = FRAMES.refusing(WatchConns, ClosePeer, ForwardPacket, Health)
+"""The table of servers. Mesh frames end the connection of those who are no mesh members. Health
+does so too, though not upstream: no client sends it, and it could fill a server's memory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientDetails:
     """What a client says of itself inside the box."""
@@ -208,8 +213,13 @@ class ClientDetails:
 
     def encode(self) -> bytes:
         """Return the postcard bytes."""
-        mesh = b"\x00" if self.mesh_key is None else b"\x01" + self.mesh_key
-        return encode_varint(self.version) + mesh + bytes((self.can_ack_pings, self.is_prober))
+        fields = (
+            encode_varint(self.version),
+            encode_option(self.mesh_key),
+            encode_bool(self.can_ack_pings),
+            encode_bool(self.is_prober),
+        )
+        return b"".join(fields)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -218,12 +228,11 @@ class ClientDetails:
         :raises DecodeError: if they are cut short or hold what no client writes.
         """
         reader = Reader(data)
-        version, has_mesh_key = reader.varint(), _flag(reader)
         return cls(
-            version=version,
-            mesh_key=reader.bytes(KEY_SIZE) if has_mesh_key else None,
-            can_ack_pings=_flag(reader),
-            is_prober=_flag(reader),
+            version=reader.varint(),
+            mesh_key=reader.option(lambda: reader.take(KEY_SIZE)),
+            can_ack_pings=reader.bool(),
+            is_prober=reader.bool(),
         )
 
 
@@ -350,7 +359,7 @@ class V2Dialect:
 
     def server_codec(self, form: Form) -> FrameCodec:
         """Return the codec of a server's side."""
-        return FramedCodec(FRAMES, is_server=True)
+        return FramedCodec(FRAMES_OF_CLIENTS, is_server=True)
 
     def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> V2ClientHandshake:
         """Return a client's handshake on one connection."""
@@ -362,10 +371,3 @@ class V2Dialect:
 
 
 DIALECT = V2Dialect()
-
-
-def _flag(reader: Reader) -> bool:
-    value = reader.u8()
-    if value > 1:
-        raise DecodeError(f"a postcard flag is 0 or 1, not {value}")
-    return value == 1

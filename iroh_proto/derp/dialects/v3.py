@@ -94,6 +94,10 @@ FRAMES = FrameTable(
 )
 
 
+FRAMES_OF_CLIENTS = FRAMES.refusing(Health)
+"""The table of servers, which from 0.31 on take Health from a client for a fault."""
+
+
 class V3ClientHandshake:
     """The client's side: one frame, and the server is taken to have liked it."""
 
@@ -165,8 +169,8 @@ class V3Dialect:
     def server_codec(self, form: Form) -> FrameCodec:
         """Return the codec of a server's side."""
         if form == "websocket":
-            return WebsocketCodec(FRAMES, mask_rng=None)
-        return FramedCodec(FRAMES, is_server=True)
+            return WebsocketCodec(FRAMES_OF_CLIENTS, mask_rng=None)
+        return FramedCodec(FRAMES_OF_CLIENTS, is_server=True)
 
     def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> V3ClientHandshake:
         """Return a client's handshake on one connection."""
