@@ -60,7 +60,7 @@ class ClientUpgrade:
     :ivar error: why the answer is none, or no good although it says 101.
     """
 
-    __slots__ = ("_connection", "_key", "error", "request", "status")
+    __slots__ = ("_connection", "_head", "_key", "error", "request", "status")
 
     def __init__(self, *, url: DerpUrl, path: str, form: Form, rng: random.Random) -> None:
         headers = [("Host", url.authority)]
@@ -80,6 +80,7 @@ class ClientUpgrade:
         self.request = _sent(self._connection, request) + _sent(
             self._connection, h11.EndOfMessage()
         )
+        self._head = _Head()
         self.status: int | None = None
         self.error: DecodeError | None = None
 
@@ -93,23 +94,29 @@ class ClientUpgrade:
         if self.status is not None or self.error is not None:
             return b""
         try:
-            self._connection.receive_data(data)
-            event = self._connection.next_event()
-            while _is_interim(event):
-                event = self._connection.next_event()
-        except h11.RemoteProtocolError as error:
+            self._head.add(data)
+            head = self._head.take()
+            while head is not None and not self._receive_head(head):
+                head = self._head.take()
+        except (DecodeError, h11.RemoteProtocolError) as error:
             self.error = DecodeError(f"not an HTTP response: {error}")
-            return b""
+        return self._head.rest() if self.is_switched else b""
+
+    def _receive_head(self, head: bytes) -> bool:
+        """Take one head and say whether it is the answer; interim ones may come before."""
+        self._connection.receive_data(head)
+        event = self._connection.next_event()
         if not isinstance(event, h11.InformationalResponse | h11.Response):
-            return b""
+            raise DecodeError("an empty head")
+        switches = event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        if isinstance(event, h11.InformationalResponse) and not switches:
+            return False
         self.status = event.status_code
-        if self.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            return b""
-        accept = dict(event.headers).get(b"sec-websocket-accept")
-        if self._key is not None and accept != generate_accept_token(self._key):
-            self.error = DecodeError("the server does not accept this websocket")
-            return b""
-        return self._connection.trailing_data[0]
+        if switches and self._key is not None:
+            accept = dict(event.headers).get(b"sec-websocket-accept")
+            if accept != generate_accept_token(self._key):
+                raise DecodeError("it does not accept this websocket")
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,7 @@ class ServerUpgrade:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
-        self._head = bytearray()
+        self._head = _Head()
         self._request: HttpRequest | None = None
         self._is_answered = False
         self.error: DecodeError | None = None
@@ -153,19 +160,13 @@ class ServerUpgrade:
         """
         if self._request is not None or self.error is not None:
             return None
-        searched = max(0, len(self._head) - 3)
-        self._head += data
         try:
-            self._check_first_byte()
-            end = _HEAD_END.search(self._head, searched)
-            if end is None or end.end() > HEAD_LIMIT:
-                if len(self._head) > HEAD_LIMIT:
-                    raise DecodeError(f"a head of more than {HEAD_LIMIT} bytes")
-                return None
-            self._request = self._parse(end)
-        except DecodeError as error:
-            self.error = error
-        self._head.clear()
+            self._head.add(data)
+            head = self._head.take()
+            if head is not None:
+                self._request = self._parse(head)
+        except (DecodeError, h11.RemoteProtocolError) as error:
+            self.error = DecodeError(f"not an HTTP request: {error}")
         return self._request
 
     def switch(self, headers: Headers) -> tuple[bytes, bytes]:
@@ -177,13 +178,12 @@ class ServerUpgrade:
         :raises LocalProtocolError: if there is no request for an upgrade to agree to.
         """
         self._take_answer()
-        trailing = self._connection.trailing_data[0]
         answer = h11.InformationalResponse(
             status_code=HTTPStatus.SWITCHING_PROTOCOLS,
             headers=list(headers),
             reason=HTTPStatus.SWITCHING_PROTOCOLS.phrase,
         )
-        return _sent(self._connection, answer), trailing
+        return _sent(self._connection, answer), self._head.rest()
 
     def respond(self, status: HTTPStatus, headers: Headers = (), body: bytes = b"") -> bytes:
         """Return a complete response, after which the connection is to be closed.
@@ -207,23 +207,14 @@ class ServerUpgrade:
             raise LocalProtocolError("this request has its answer")
         self._is_answered = True
 
-    def _check_first_byte(self) -> None:
-        # TLS on a plain port and other protocols are told by their first byte: do not wait for a
-        # line end that may never come. Empty lines before a request are allowed.
-        if self._head and self._head[0] < ord("!") and self._head[0] not in b"\r\n":
-            raise DecodeError("not an HTTP request")
-
-    def _parse(self, end: re.Match[bytes]) -> HttpRequest:
-        head = bytes(self._head[: end.start()])
-        host = b"" if _HOST_LINE.search(head) else b"\r\nhost:"
-        try:
-            self._connection.receive_data(head + host + bytes(self._head[end.start() :]))
-            request = self._connection.next_event()
-            if not isinstance(request, h11.Request):
-                raise DecodeError("not an HTTP request")
-            has_body = not isinstance(self._connection.next_event(), h11.EndOfMessage)
-        except h11.RemoteProtocolError as error:
-            raise DecodeError(f"not an HTTP request: {error}") from None
+    def _parse(self, head: bytes) -> HttpRequest:
+        if not _HOST_LINE.search(head):
+            head = _HEAD_END.sub(b"\r\nhost:\r\n\r\n", head)
+        self._connection.receive_data(head)
+        request = self._connection.next_event()
+        if not isinstance(request, h11.Request):
+            raise DecodeError("an empty head")
+        has_body = not isinstance(self._connection.next_event(), h11.EndOfMessage)
         path, _, query = request.target.decode("latin-1").partition("?")
         headers = tuple(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers
@@ -236,6 +227,49 @@ class ServerUpgrade:
             headers=headers,
             upgrade=_header(headers, "upgrade") if may_switch else None,
         )
+
+
+class _Head:
+    """Gathers the head of a message, within :data:`HEAD_LIMIT`."""
+
+    __slots__ = ("_buffer", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+
+    def add(self, data: bytes) -> None:
+        """Take bytes.
+
+        :raises DecodeError: if they begin no HTTP message. TLS on a plain port and such are told
+            by their first byte, rather than by waiting for a line end that may never come.
+        """
+        self._buffer += data
+        if self._buffer and self._buffer[0] <= ord(" "):
+            raise DecodeError("the first byte is no letter")
+
+    def take(self) -> bytes | None:
+        """Return a head with the empty line that ends it, or ``None`` if it is not complete.
+
+        :raises DecodeError: if it is too long.
+        """
+        end = _HEAD_END.search(self._buffer, self._searched)
+        size = len(self._buffer) if end is None else end.end()
+        if size > HEAD_LIMIT:
+            raise DecodeError(f"a head of more than {HEAD_LIMIT} bytes")
+        if end is None:
+            self._searched = max(0, size - 3)
+            return None
+        head = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._searched = 0
+        return head
+
+    def rest(self) -> bytes:
+        """Return the bytes behind the heads that were taken, and forget them."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
 
 
 def framed_headers() -> list[tuple[str, str]]:
@@ -264,13 +298,6 @@ def websocket_headers(request: HttpRequest) -> list[tuple[str, str]]:
 def _header(headers: tuple[tuple[str, str], ...], name: str) -> str | None:
     values = [value for key, value in headers if key == name]
     return ", ".join(values) if values else None
-
-
-def _is_interim(event: object) -> bool:
-    return (
-        isinstance(event, h11.InformationalResponse)
-        and event.status_code != HTTPStatus.SWITCHING_PROTOCOLS
-    )
 
 
 def _sent(connection: h11.Connection, event: h11.Event) -> bytes:

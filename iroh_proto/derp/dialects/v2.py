@@ -231,8 +231,8 @@ class ClientDetails:
         return cls(
             version=reader.varint(),
             mesh_key=reader.option(lambda: reader.take(KEY_SIZE)),
-            can_ack_pings=reader.bool(),
-            is_prober=reader.bool(),
+            can_ack_pings=reader.boolean(),
+            is_prober=reader.boolean(),
         )
 
 

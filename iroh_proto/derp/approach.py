@@ -1,0 +1,79 @@
+"""Which generation a DERP server is, found out by trying.
+
+A server is asked in one way (an :class:`Approach`) on each TCP connection; a refusal tells which
+way to try next, on a new connection. Without a configured dialect::
+
+    GET /relay, framed        101: v3
+      404 -> GET /derp, framed      101, then a ServerKey: v2; silence: v3
+      400 -> GET /relay, websocket  101: v3
+
+Servers of 0.20 to 0.90 know both paths, older ones only ``/derp``. That a websocket is tried at
+all is for proxies that let nothing else pass.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import NamedTuple
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.derp.codec import Form
+from iroh_proto.derp.dialects import DIALECTS
+from iroh_proto.errors import LocalProtocolError
+
+RELAY_PATH = "/relay"
+"""The path of v3 servers since 0.20."""
+
+DERP_PATH = "/derp"
+"""The path of v2 servers, and of v3 servers until 0.90."""
+
+_NOT_THIS_WAY = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UPGRADE_REQUIRED,
+        HTTPStatus.NOT_IMPLEMENTED,
+        HTTPStatus.BAD_GATEWAY,
+    }
+)
+
+
+class Approach(NamedTuple):
+    """How a connection to a server begins.
+
+    :ivar dialect: a key of ``DIALECTS``; ``None`` to let the server speak first if it does.
+    """
+
+    dialect: str | None
+    path: str
+    form: Form
+
+
+def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
+    """Return the way to try first.
+
+    :param dialect: the configured one, a key of ``DIALECTS``, or ``None`` if it is not known.
+    :raises LocalProtocolError: if there is no such dialect.
+    """
+    if dialect is not None and dialect not in DIALECTS:
+        raise LocalProtocolError(f"no DERP dialect {dialect!r}; there are {', '.join(DIALECTS)}")
+    if dialect == "v2":
+        return Approach("v2", DERP_PATH, "framed")
+    return Approach("v3", RELAY_PATH, "websocket" if url.scheme in ("ws", "wss") else "framed")
+
+
+def next_approach(
+    approach: Approach, status: int, *, url: DerpUrl, dialect: str | None
+) -> Approach | None:
+    """Return the way to try when a server answers the upgrade with ``status`` and not 101.
+
+    :param dialect: the configured one, as for :func:`first_approach`.
+    :returns: ``None`` if there is none that this status makes likely.
+    """
+    if approach.path != RELAY_PATH:
+        return None
+    if status == HTTPStatus.NOT_FOUND:
+        is_certain = dialect is not None or approach.form == "websocket"
+        return Approach("v3" if is_certain else None, DERP_PATH, approach.form)
+    if status in _NOT_THIS_WAY and approach.form == "framed":
+        return Approach("v3", RELAY_PATH, "websocket")
+    return None

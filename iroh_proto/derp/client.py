@@ -1,0 +1,460 @@
+"""The client's side of one connection to a DERP server.
+
+States::
+
+    idle -> upgrading -> [listening] -> handshaking -> connected -> over
+
+``listening`` is for servers of unknown generation: one that sends its key first speaks v2, one
+that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpClient.start`, and when the
+connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
+
+What keeps a connection alive, by dialect: on v3 the client pings after 15 s of silence and wants
+the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on both.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs``, v0.35.0
+``iroh/src/magicsock/relay_actor.rs`` and ``iroh-relay/src/ping_tracker.rs``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.derp.approach import Approach, first_approach, next_approach
+from iroh_proto.derp.codec import FrameCodec
+from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect
+from iroh_proto.derp.events import (
+    ConnectionLost,
+    DerpClientEvent,
+    DerpConnected,
+    HealthReported,
+    PeerGone,
+    PongReceived,
+    ReceivedDatagrams,
+    RestartAnnounced,
+)
+from iroh_proto.derp.frames import (
+    PING_SIZE,
+    Frame,
+    Health,
+    KeepAlive,
+    NotePreferred,
+    Ping,
+    Pong,
+    RecvPacket,
+    Restarting,
+    pack_datagrams,
+    packed_size,
+    split_datagrams,
+)
+from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
+from iroh_proto.derp.ping_tracker import PingTracker
+from iroh_proto.derp.rate import TokenBucket
+from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.upgrade import ClientUpgrade
+from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
+from iroh_proto.timers import LatestTime, earliest
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds from :meth:`DerpClient.start` to the end of the handshake (upstream's dial budget)."""
+
+LISTEN_TIME = 1.0
+"""Seconds that a server of unknown generation has to speak first. One of v2 does so in the flight
+of its 101; the wait is for slow machines."""
+
+RECEIVED_LIMIT = 16_384
+"""Payloads waiting for :meth:`DerpClient.received_payloads`; past it the oldest go. A host that
+drains after each input never meets it."""
+
+_PULL_ALL = 1 << 30  # the queue is bounded, so that all of it may be asked for
+_FIRST_BYTE_OF_SERVER_KEY = 1
+_MILLISECOND = 0.001
+
+_State: TypeAlias = Literal["idle", "upgrading", "listening", "handshaking", "connected", "over"]
+
+
+@dataclass(slots=True)
+class DerpClientStats:
+    """Counts since the start.
+
+    :ivar datagrams_sent: datagrams queued for the wire.
+    :ivar datagrams_received: datagrams that came from other nodes.
+    :ivar datagrams_unsent: datagrams that came after the end, or faster than the server allows.
+    :ivar packets_dropped: packets, of one datagram or more, that a slow wire pushed out.
+    :ivar payloads_cut_short: payloads whose last datagram was not whole.
+    :ivar payloads_dropped: received payloads that the owner did not take in time.
+    :ivar replies_dropped: answers not sent because too many were waiting.
+    """
+
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    datagrams_unsent: int = 0
+    packets_dropped: int = 0
+    payloads_cut_short: int = 0
+    payloads_dropped: int = 0
+    replies_dropped: int = 0
+
+
+class DerpClient:
+    """One connection to a DERP server, from the HTTP request on.
+
+    :param url: the server; its path does not count.
+    :param dialect: a key of :data:`~iroh_proto.derp.dialects.DIALECTS`; ``None`` to find out.
+    :param approach: how to begin, when an earlier connection has shown that; by default what
+        ``url`` and ``dialect`` make likely.
+    :raises LocalProtocolError: if there is no such dialect.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: DerpUrl,
+        secret_key: SecretKey,
+        rng: random.Random,
+        dialect: str | None = None,
+        approach: Approach | None = None,
+    ) -> None:
+        self._url = url
+        self._secret_key = secret_key
+        self._rng = rng
+        self._configured = dialect
+        self._approach = approach or first_approach(url, dialect)
+        self._upgrade = ClientUpgrade(
+            url=url, path=self._approach.path, form=self._approach.form, rng=rng
+        )
+        self._state: _State = "idle"
+        self._dialect: Dialect | None = None
+        self._codec: FrameCodec | None = None
+        self._handshake: ClientHandshake | None = None
+        self._bucket: TokenBucket | None = None
+        self._is_preferred = False
+        self._time = LatestTime()
+        self._connect_deadline: float | None = None
+        self._listen_deadline: float | None = None
+        self._tracker: PingTracker | None = None
+        self._has_ponged = False
+        self._events: deque[DerpClientEvent] = deque()
+        self._received: deque[ReceivedDatagrams] = deque()
+        self._queue = SendQueue()
+        self._stats = DerpClientStats()
+
+    # Getters
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether datagrams may be sent."""
+        return self._state == "connected"
+
+    @property
+    def has_ponged(self) -> bool:
+        """Whether the server ever answered a ping, which makes it worth coming back to at once."""
+        return self._has_ponged
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` has something."""
+        return bool(self._queue)
+
+    @property
+    def stats(self) -> DerpClientStats:
+        """A copy of the counts."""
+        return replace(self._stats)
+
+    # Commands
+
+    def start(self, *, now: float) -> None:
+        """Begin to speak: the connection stands.
+
+        :raises LocalProtocolError: if it was started before.
+        """
+        now = self._time.advance(now)
+        if self._state != "idle":
+            raise LocalProtocolError("this client was started before")
+        self._state = "upgrading"
+        self._connect_deadline = now + CONNECT_TIMEOUT
+        self._queue.push_control(self._upgrade.request)
+
+    def send_datagrams(self, dst: NodeId, datagrams: Sequence[bytes], *, now: float) -> None:
+        """Send datagrams to a node through the server, together where they fit.
+
+        Past the limits of the queue the oldest packets go. After the end they are counted only.
+
+        :raises LocalProtocolError: before :class:`DerpConnected`, or for a datagram that is too
+            long.
+        """
+        now = self._time.advance(now)
+        payloads = pack_datagrams(datagrams)
+        if self._state == "over":
+            self._stats.datagrams_unsent += len(datagrams)
+            return
+        if self._state != "connected" or self._codec is None:
+            raise LocalProtocolError("datagrams may be sent once the client is connected")
+        for payload in payloads:
+            if self._is_too_fast(payload, now):
+                continue
+            packet = self._codec.encode_packets(dst, [payload])
+            self._stats.packets_dropped += self._queue.push_packets(packet, 1)
+        self._stats.datagrams_sent += len(datagrams)
+
+    def note_preferred(self, preferred: bool, *, now: float) -> None:
+        """Say whether this server is the home; it is told as soon as it can be."""
+        self._time.advance(now)
+        if preferred != self._is_preferred and self._state == "connected":
+            self._send(NotePreferred(preferred))
+        self._is_preferred = preferred
+
+    def ping(self, *, now: float) -> None:
+        """Have the server show by a pong, due in 5 s, that the connection works.
+
+        Without it the connection is lost. Before :class:`DerpConnected` and after the end nothing
+        happens.
+        """
+        now = self._time.advance(now)
+        if self._tracker is not None and not self._tracker.awaits_strictly():
+            self._send_ping(self._tracker, now, is_strict=True)
+
+    def close(self, *, now: float) -> None:
+        """End the connection; what is queued may still be written."""
+        self._time.advance(now)
+        if self._state == "over":
+            return
+        if self._state == "connected" and self._codec is not None:
+            self._push_control(self._codec.goodbye())
+        else:
+            self._queue = SendQueue()
+        self._end(None)
+
+    # Bytes and time
+
+    def receive_data(self, data: bytes, *, now: float) -> None:
+        """Take bytes from the server, cut anywhere.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        now = self._time.advance(now)
+        if self._state == "idle":
+            raise LocalProtocolError("this client was not started")
+        if data and self._state == "upgrading":
+            data = self._receive_upgrade(data, now)
+        if data and self._state == "listening":
+            is_v2 = data[0] == _FIRST_BYTE_OF_SERVER_KEY
+            self._speak("v2" if is_v2 else "v3", now)
+        if data and self._codec is not None and self._state != "over":
+            self._receive_frames(self._codec, data, now)
+
+    def receive_eof(self, *, now: float) -> None:
+        """Take the end of the stream, orderly or not.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        self._time.advance(now)
+        if self._state == "idle":
+            raise LocalProtocolError("this client was not started")
+        if self._state != "over":
+            self._lose("the server closed the connection")
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes to write, and forget them; empty when there are none."""
+        return self._queue.pull(_PULL_ALL)
+
+    def received_payloads(self) -> list[ReceivedDatagrams]:
+        """Return what other nodes sent, in order, and forget it."""
+        received = list(self._received)
+        self._received.clear()
+        return received
+
+    def next_event(self) -> DerpClientEvent | None:
+        """Return the oldest queued event and forget it, or ``None``."""
+        return self._events.popleft() if self._events else None
+
+    def get_timer(self) -> float | None:
+        """Return the earliest deadline, or ``None``. Changes nothing."""
+        return earliest(
+            self._connect_deadline,
+            self._listen_deadline,
+            None if self._tracker is None else self._tracker.get_timer(),
+        )
+
+    def handle_timer(self, *, now: float) -> None:
+        """Let every deadline at or before ``now`` expire."""
+        now = self._time.advance(now)
+        if _is_due(self._connect_deadline, now):
+            self._lose(f"the server did not answer within {CONNECT_TIMEOUT:g} s")
+        if _is_due(self._listen_deadline, now):
+            self._speak("v3", now)
+        if self._tracker is not None:
+            self._check_pulse(self._tracker, now)
+
+    # The way to a connection
+
+    def _receive_upgrade(self, data: bytes, now: float) -> bytes:
+        """Take bytes of the HTTP answer and return those behind it."""
+        trailing = self._upgrade.receive(data)
+        status = self._upgrade.status
+        if self._upgrade.error is not None:
+            self._lose(str(self._upgrade.error))
+        elif self._upgrade.is_switched:
+            self._begin(now)
+        elif status is not None:
+            retry = next_approach(self._approach, status, url=self._url, dialect=self._configured)
+            path = self._approach.path
+            self._lose(f"the server answered GET {path} with status {status}", retry)
+        return trailing
+
+    def _begin(self, now: float) -> None:
+        if self._approach.dialect is None:
+            self._state = "listening"
+            self._listen_deadline = now + LISTEN_TIME
+        else:
+            self._speak(self._approach.dialect, now)
+
+    def _speak(self, name: str, now: float) -> None:
+        """Begin the handshake of a dialect."""
+        self._listen_deadline = None
+        self._dialect = dialect = DIALECTS[name]
+        self._codec = dialect.client_codec(self._approach.form, rng=self._rng)
+        self._handshake = dialect.client_handshake(secret_key=self._secret_key, rng=self._rng)
+        self._state = "handshaking"
+        for frame in self._handshake.begin():
+            self._send(frame)
+        if self._handshake.is_done:
+            self._connect(self._handshake, now)
+
+    def _connect(self, handshake: ClientHandshake, now: float) -> None:
+        assert self._dialect is not None
+        self._state = "connected"
+        self._connect_deadline = None
+        self._tracker = PingTracker(self._dialect, now=now)
+        if handshake.send_rate is not None:
+            self._bucket = TokenBucket(handshake.send_rate, now=now)
+        name = self._dialect.name
+        approach = self._approach._replace(dialect=name)
+        self._events.append(DerpConnected(dialect=name, approach=approach))
+        if self._is_preferred:
+            self._send(NotePreferred(True))
+        self._send_ping(self._tracker, now, is_strict=False)
+
+    # Frames
+
+    def _receive_frames(self, codec: FrameCodec, data: bytes, now: float) -> None:
+        for frame in codec.receive(data):
+            if self._tracker is None:
+                self._receive_handshake(frame, now)
+            elif isinstance(frame, RecvPacket):
+                self._receive_packet(frame)
+            else:
+                self._receive_other(self._tracker, frame, now)
+            if self._state == "over":
+                return
+        if self._tracker is not None:
+            self._tracker.note_data(now)
+        self._push_control(codec.replies())
+        if codec.error is not None:
+            self._lose(str(codec.error))
+        elif codec.is_closed:
+            self._lose("the server closed the websocket")
+
+    def _receive_handshake(self, frame: Frame, now: float) -> None:
+        assert self._handshake is not None
+        try:
+            replies = self._handshake.receive(frame)
+        except DecodeError as error:
+            self._lose(str(error))
+            return
+        for reply in replies:
+            self._send(reply)
+        if self._handshake.is_done:
+            self._connect(self._handshake, now)
+
+    def _receive_packet(self, packet: RecvPacket) -> None:
+        datagrams = split_datagrams(packet.payload)
+        if packed_size(datagrams) != len(packet.payload):
+            self._stats.payloads_cut_short += 1
+        if not datagrams:
+            return
+        self._stats.datagrams_received += len(datagrams)
+        if len(self._received) >= RECEIVED_LIMIT:
+            self._received.popleft()
+            self._stats.payloads_dropped += 1
+        self._received.append(ReceivedDatagrams(packet.src, datagrams))
+
+    def _receive_other(self, tracker: PingTracker, frame: Frame, now: float) -> None:
+        match frame:
+            case KeepAlive():
+                pass
+            case Ping():
+                self._send(Pong(frame.data))
+            case Pong():
+                latency = tracker.note_pong(frame.data, now=now)
+                if latency is not None:
+                    self._has_ponged = True
+                    self._events.append(PongReceived(latency=latency))
+            case PeerGoneFrame():
+                self._events.append(PeerGone(node_id=frame.node_id))
+            case Health():
+                self._events.append(HealthReported(problem=frame.problem))
+            case Restarting():
+                self._events.append(
+                    RestartAnnounced(
+                        reconnect_in=frame.reconnect_in * _MILLISECOND,
+                        try_for=frame.try_for * _MILLISECOND,
+                    )
+                )
+            case _:
+                self._lose(f"a server does not send {type(frame).__name__} to a client")
+
+    def _check_pulse(self, tracker: PingTracker, now: float) -> None:
+        fault = tracker.find_fault(now)
+        if fault is not None:
+            self._lose(fault)
+        elif tracker.should_ping(now):
+            self._send_ping(tracker, now, is_strict=False)
+
+    def _send_ping(self, tracker: PingTracker, now: float, *, is_strict: bool) -> None:
+        data = self._rng.randbytes(PING_SIZE)
+        tracker.note_ping(data, is_strict=is_strict, now=now)
+        self._send(Ping(data))
+
+    def _is_too_fast(self, payload: bytes, now: float) -> bool:
+        if self._bucket is None or self._bucket.take(KEY_SIZE + len(payload), now=now):
+            return False
+        self._stats.datagrams_unsent += len(split_datagrams(payload))
+        return True
+
+    def _send(self, frame: Frame) -> None:
+        assert self._codec is not None
+        self._push_control(self._codec.encode(frame))
+
+    def _push_control(self, data: bytes) -> None:
+        if data and not self._queue.push_control(data):
+            self._stats.replies_dropped += 1
+
+    # The end
+
+    def _lose(self, reason: str, retry: Approach | None = None) -> None:
+        self._queue = SendQueue()
+        self._end(RemoteProtocolError(reason), retry or self._guess())
+
+    def _guess(self) -> Approach | None:
+        """Return how to go on with a server that was silent at first and then disappointed."""
+        was_a_guess = self._approach.dialect is None and self._dialect is DIALECTS["v3"]
+        if not was_a_guess or self._has_ponged:
+            return None
+        return self._approach._replace(dialect="v2")
+
+    def _end(self, error: Exception | None, retry: Approach | None = None) -> None:
+        if self._state == "over":
+            return
+        self._state = "over"
+        self._connect_deadline = self._listen_deadline = None
+        self._tracker = None
+        self._events.append(ConnectionLost(error=error, retry=retry))
+
+
+def _is_due(deadline: float | None, now: float) -> bool:
+    return deadline is not None and deadline <= now

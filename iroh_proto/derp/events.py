@@ -1,0 +1,88 @@
+"""What a connection to a DERP server has to say to its owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from iroh_proto.derp.approach import Approach
+from iroh_proto.key import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpConnected:
+    """The handshake is done: datagrams may be sent.
+
+    ``approach`` is what led there, and what to begin with next time.
+    """
+
+    dialect: str
+    approach: Approach
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerGone:
+    """The server says that a node to which this one sent has left. Not every server does."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReported:
+    """The server names a problem with this connection, in words; empty when all is well again."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartAnnounced:
+    """The server is about to restart: come back after ``reconnect_in`` s, for ``try_for`` s."""
+
+    reconnect_in: float
+    try_for: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PongReceived:
+    """The server answered the last ping, ``latency`` seconds after it was sent."""
+
+    latency: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLost:
+    """The connection is over, and with it the machine. ``error`` is ``None`` after ``close``.
+
+    ``retry`` is how to begin on a new connection at once, when what the server did says that it
+    speaks something else.
+    """
+
+    error: Exception | None
+    retry: Approach | None = None
+
+
+DerpClientEvent: TypeAlias = (
+    DerpConnected | PeerGone | HealthReported | RestartAnnounced | PongReceived | ConnectionLost
+)
+"""What a :class:`~iroh_proto.derp.client.DerpClient` emits."""
+
+
+class ReceivedDatagrams:
+    """Datagrams of one node, in the order it sent them."""
+
+    __slots__ = ("datagrams", "node_id")
+
+    def __init__(self, node_id: NodeId, datagrams: list[bytes]) -> None:
+        self.node_id = node_id
+        self.datagrams = datagrams
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ReceivedDatagrams):
+            return NotImplemented
+        return self.node_id == other.node_id and self.datagrams == other.datagrams
+
+    __hash__ = None  # type: ignore[assignment]  # mutable content
+
+    def __repr__(self) -> str:
+        sizes = [len(datagram) for datagram in self.datagrams]
+        return f"ReceivedDatagrams({self.node_id.fmt_short()}, sizes={sizes})"
