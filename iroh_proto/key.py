@@ -20,6 +20,7 @@ from nacl import bindings
 from nacl.exceptions import BadSignatureError, CryptoError
 
 from iroh_proto.errors import DecodeError
+from iroh_proto.openssh import decode_openssh, encode_openssh
 
 KEY_SIZE = 32
 SIGNATURE_SIZE = 64
@@ -98,8 +99,12 @@ class NodeId(bytes):
         return encode_base32(self).translate(_TO_HEX) + ".iroh.invalid"
 
     def fmt_short(self) -> str:
-        """Return the first 10 hex digits, as iroh's logs show."""
+        """Return the first 10 hex digits, as the logs of iroh 0.30 and later show."""
         return self[:5].hex()
+
+    def fmt_short_base32(self) -> str:
+        """Return the first 16 characters of base32, as the logs of iroh 0.8 to 0.29 show."""
+        return encode_base32(self[:10])
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Say whether this node signed ``message`` (strict RFC 8032: libsodium's rules)."""
@@ -167,9 +172,30 @@ class SecretKey:
         """
         return cls(decode_key_text(text, "secret key"))
 
+    @classmethod
+    def from_openssh(cls, text: str) -> Self:
+        """Read an OpenSSH private key file, as iroh 0.6 to 0.29 and ``ssh-keygen`` write it.
+
+        :raises DecodeError: if it is no such file, is encrypted, or holds no Ed25519 key. The
+            message never repeats the content.
+        """
+        seed, public = decode_openssh(text)
+        key = cls(seed)
+        if key.public != public:
+            raise DecodeError("the secret and the public part of this OpenSSH key do not match")
+        return key
+
     def to_bytes(self) -> bytes:
         """Return the 32-byte seed. Keep it secret."""
         return self._seed
+
+    def to_openssh(self) -> str:
+        """Return the key file that iroh 0.6 to 0.29 writes, to the byte. Keep it secret."""
+        return encode_openssh(self._seed, self.public)
+
+    def to_base32(self) -> str:
+        """Return the 52 characters that releases before 0.30 print. Keep them secret."""
+        return encode_base32(self._seed)
 
     def to_x25519(self) -> bytes:
         """Return the X25519 secret key: the clamped first half of SHA-512 of the seed."""
