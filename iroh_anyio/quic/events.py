@@ -119,6 +119,17 @@ class StreamSendable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamDelivered:
+    """The peer's machine has every byte sent on an ended stream, and its end.
+
+    It does not come for a stream that was reset or that the peer stopped.
+    """
+
+    connection: int
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuicDatagramReceived:
     """The peer sent an unreliable datagram (RFC 9221)."""
 
@@ -134,6 +145,7 @@ QuicEvent: TypeAlias = (
     | StreamReset
     | SendingStopped
     | StreamSendable
+    | StreamDelivered
     | QuicDatagramReceived
 )
 

@@ -22,6 +22,7 @@ from iroh_anyio.quic.events import (
     QuicEvent,
     SendingStopped,
     StreamDataReceived,
+    StreamDelivered,
     StreamOpened,
     StreamReset,
     StreamSendable,
@@ -78,6 +79,7 @@ class StreamTable:
         self._streams: dict[int, _Stream] = {}
         self._opened_by_peer = {True: 0, False: 0}
         self._filled: set[int] = set()
+        self._undelivered: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -122,7 +124,9 @@ class StreamTable:
         stream.touched = True
         if stream.sending is _Side.OPEN:
             self._quic.send_stream_data(stream_id, data, end)
-            if not end and 2 * self.room(stream_id) < self._send_buffer:
+            if end:
+                self._undelivered.add(stream_id)
+            elif 2 * self.room(stream_id) < self._send_buffer:
                 self._filled.add(stream_id)
         if end:
             self._close_sending(stream_id, stream)
@@ -152,6 +156,7 @@ class StreamTable:
         stream.touched = True
         if self._quic.is_resettable(stream_id):
             self._quic.reset_stream(stream_id, code)
+            self._undelivered.discard(stream_id)
         self._close_sending(stream_id, stream)
 
     def stop(self, stream_id: int, code: int) -> None:
@@ -228,27 +233,37 @@ class StreamTable:
     def on_stopped(self, stream_id: int, code: int) -> None:
         """Pass on that the peer wants no more."""
         stream = self._find(stream_id)
+        was_undelivered = stream_id in self._undelivered
         self._filled.discard(stream_id)
-        if stream is None or stream.sending is not _Side.OPEN:
-            return
-        stream.sending = _Side.STOPPED
-        self._emit(SendingStopped(connection=self._number, stream_id=stream_id, code=code))
-        self._forget_if_done(stream_id, stream)
+        self._undelivered.discard(stream_id)
+        if was_undelivered or (stream is not None and stream.sending is _Side.OPEN):
+            self._emit(SendingStopped(connection=self._number, stream_id=stream_id, code=code))
+        if stream is not None and stream.sending is _Side.OPEN:
+            stream.sending = _Side.STOPPED
+            self._forget_if_done(stream_id, stream)
 
     def on_progress(self) -> None:
-        """Report streams the peer opened without a word, and those with room again."""
+        """Report what acknowledgements and openings changed without an event of aioquic."""
         self._open_up_to(self._quic.bidi_limit.used, bidirectional=True)
         self._open_up_to(self._quic.uni_limit.used, bidirectional=False)
-        if not self._filled:
-            return
-        for stream_id in sorted(self._filled):
-            buffered = self._quic.buffered(stream_id)
-            if buffered is None or 2 * buffered <= self._send_buffer:
-                self._filled.discard(stream_id)
-                if buffered is not None:
-                    self._emit(StreamSendable(connection=self._number, stream_id=stream_id))
+        if self._filled:
+            self._report_sendable()
+        if self._undelivered:
+            self._report_delivered()
 
     # Helpers
+
+    def _report_sendable(self) -> None:
+        for stream_id in sorted(self._filled):
+            if 2 * (self._quic.buffered(stream_id) or 0) <= self._send_buffer:
+                self._filled.discard(stream_id)
+                self._emit(StreamSendable(connection=self._number, stream_id=stream_id))
+
+    def _report_delivered(self) -> None:
+        for stream_id in sorted(self._undelivered):
+            if not self._quic.is_resettable(stream_id):
+                self._undelivered.discard(stream_id)
+                self._emit(StreamDelivered(connection=self._number, stream_id=stream_id))
 
     def _find(self, stream_id: int) -> _Stream | None:
         stream = self._streams.get(stream_id)
