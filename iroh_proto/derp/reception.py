@@ -1,0 +1,71 @@
+"""Which connection a request to a DERP server asks for, if it asks for one.
+
+One port serves every generation. Path and headers tell them apart, but for one pair::
+
+    GET /relay   Upgrade: iroh derp http   v3 framed                0.20 to 0.90
+    GET /relay   Upgrade: websocket        v3 websocket             0.21 to 0.90, browsers
+    GET /derp    Upgrade: websocket        v3 websocket             0.20, browsers
+    GET /derp    Upgrade: iroh derp http   v2, or v3 framed         0.6 to 0.13, or 0.14 to 0.20
+
+v2 and v3 clients send the last one byte for byte alike; who speaks first tells them apart
+afterwards. Clients that offer a websocket subprotocol, and those of other networks
+(``Upgrade: DERP``), speak dialects that are not served, and are told so.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/http/server.rs``, v0.35.0
+``iroh-relay/src/server/http_server.rs``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from iroh_proto.derp.approach import DERP_PATH, RELAY_PATH
+from iroh_proto.derp.codec import Form
+from iroh_proto.derp.pages import Page, page_for, refusal
+from iroh_proto.derp.upgrade import (
+    FRAMED_UPGRADE,
+    WEBSOCKET_UPGRADE,
+    WEBSOCKET_VERSION,
+    HttpRequest,
+    framed_headers,
+    websocket_headers,
+)
+from iroh_proto.errors import DecodeError
+
+
+class Admission(NamedTuple):
+    """An upgrade to agree to.
+
+    :ivar dialect: a key of ``DIALECTS``; ``None`` if only the first frame will tell.
+    :ivar form: how frames stand on the stream.
+    :ivar headers: those of the 101 answer.
+    """
+
+    dialect: str | None
+    form: Form
+    headers: list[tuple[str, str]]
+
+
+def receive_request(request: HttpRequest) -> Admission | Page:
+    """Return what to answer to a request: an upgrade or a page."""
+    if request.method != "GET" or request.path not in (RELAY_PATH, DERP_PATH):
+        return page_for(request)
+    if request.upgrade is None:
+        return refusal("this needs an upgrade of HTTP/1.1")
+    # Upstream compares with case, RFC 9110 section 7.8 without.
+    upgrade = request.upgrade.lower()
+    if upgrade == FRAMED_UPGRADE:
+        dialect = "v3" if request.path == RELAY_PATH else None
+        return Admission(dialect, "framed", framed_headers())
+    if upgrade == WEBSOCKET_UPGRADE:
+        return _admit_websocket(request)
+    return refusal("no such protocol to upgrade to")
+
+
+def _admit_websocket(request: HttpRequest) -> Admission | Page:
+    if request.header("sec-websocket-protocol") is not None:
+        return refusal("none of these websocket subprotocols is spoken here")
+    try:
+        return Admission("v3", "websocket", websocket_headers(request))
+    except DecodeError as error:
+        return refusal(str(error), ("sec-websocket-version", WEBSOCKET_VERSION))

@@ -1,0 +1,304 @@
+"""A whole DERP server without its sockets: what a real server and the simulator both host.
+
+The host accepts TCP connections (and completes TLS on them), gives each a number with
+:meth:`DerpServer.accept_tcp`, and carries bytes both ways. Every generation of clients is served
+on the same port; packets pass between generations unchanged.
+
+A client that reads slowly loses the oldest packets that wait for it, and only those. One that
+stops reading is closed, as long as the host fetches bytes for a connection only while it is
+writable.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 ``iroh-relay/src/server.rs``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, assert_never
+
+from iroh_proto.derp.dialects import DIALECTS
+from iroh_proto.derp.router import DerpRouter, RouterStats
+from iroh_proto.derp.server import (
+    WRITE_TIMEOUT,
+    ClientAdmitted,
+    ConnectionLost,
+    ConnectionStats,
+    DerpServerConnection,
+)
+from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
+from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.machine import TcpCloseRequested
+from iroh_proto.timers import LatestTime, TimerTable
+
+CONNECTIONS_LIMIT = 65_536
+"""Connections served at once, unless told otherwise. An idle one costs some 5 KiB, a slow reader
+up to 512 KiB more."""
+
+STRANGERS_LIMIT = 1_024
+"""Connections whose client has not proven a key yet. Each may hold a request's head for 10 s."""
+
+PULL_SIZE = 64 * 1024
+"""Bytes to hand out for one connection at a time. With more, bytes would wait in the host, where
+no limit sees them; with less, there would be more writes."""
+
+
+@dataclass(slots=True)
+class DerpServerStats:
+    """Counts since the start.
+
+    :ivar connections_accepted: connections taken, also those that are gone.
+    :ivar connections_refused: connections closed at once because there were too many.
+    :ivar connections: what happened on connections.
+    :ivar router: what happened between them.
+    """
+
+    connections_accepted: int = 0
+    connections_refused: int = 0
+    connections: ConnectionStats = field(default_factory=ConnectionStats)
+    router: RouterStats = field(default_factory=RouterStats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConnected:
+    """A client has proven its key and is reachable. ``dialect`` is a key of ``DIALECTS``."""
+
+    tcp_id: int
+    node_id: NodeId
+    dialect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientDisconnected:
+    """A client is gone, ``error`` tells why if not in good order."""
+
+    tcp_id: int
+    node_id: NodeId
+    error: RemoteProtocolError | None
+
+
+DerpServerEvent: TypeAlias = ClientConnected | ClientDisconnected | TcpCloseRequested
+
+
+class DerpServer:
+    """A DERP server on many TCP connections.
+
+    Fetch bytes with :meth:`tcp_data_to_send` only for a connection that is writable, and again
+    until there are none or it is not; a :class:`TcpCloseRequested` says that what is left then
+    is the last.
+
+    :param secret_key: the server's own identity, shown to v2 clients only.
+    :param connections_limit: connections beyond these are closed at once.
+    :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
+        request does not tell. ``None`` waits a moment for the client to show it.
+    :raises LocalProtocolError: if there is no such dialect.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret_key: SecretKey,
+        rng: random.Random,
+        connections_limit: int = CONNECTIONS_LIMIT,
+        listen_dialect: str | None = None,
+    ) -> None:
+        if listen_dialect is not None and listen_dialect not in DIALECTS:
+            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        self._secret_key = secret_key
+        self._rng = rng
+        self._connections_limit = connections_limit
+        self._listen_dialect = listen_dialect
+        self._time = LatestTime()
+        self._is_closed = False
+        self._router = DerpRouter()
+        self._connections: dict[int, DerpServerConnection] = {}
+        # Connections that are over, with bytes that the host has not fetched yet.
+        self._closing: dict[int, DerpServerConnection] = {}
+        # Connections that have bytes to write; a dict because its order repeats.
+        self._unsent: dict[int, None] = {}
+        self._timers: TimerTable[int] = TimerTable()
+        self._events: deque[DerpServerEvent] = deque()
+        self._stats = DerpServerStats()
+
+    @property
+    def node_id(self) -> NodeId:
+        """The identity that v2 clients see."""
+        return self._secret_key.public
+
+    @property
+    def stats(self) -> DerpServerStats:
+        """A copy of the counts."""
+        return replace(
+            self._stats,
+            connections=replace(self._stats.connections),
+            router=self._router.stats,
+        )
+
+    @property
+    def clients(self) -> list[NodeId]:
+        """The nodes that are connected."""
+        return self._router.node_ids
+
+    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
+        """Take a new connection under a number that was never used before.
+
+        :raises LocalProtocolError: if the number is in use.
+        """
+        now = self._time.advance(now)
+        if tcp_id in self._connections or tcp_id in self._closing:
+            raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
+        strangers = len(self._connections) - len(self._router)
+        if (
+            self._is_closed
+            or len(self._connections) >= self._connections_limit
+            or strangers >= STRANGERS_LIMIT
+        ):
+            self._stats.connections_refused += 1
+            self._events.append(TcpCloseRequested(tcp_id=tcp_id))
+            return
+        self._stats.connections_accepted += 1
+        connection = DerpServerConnection(
+            secret_key=self._secret_key,
+            rng=self._rng,
+            listen_dialect=self._listen_dialect,
+            stats=self._stats.connections,
+        )
+        connection.start(now=now)
+        self._connections[tcp_id] = connection
+        self._settle(tcp_id, connection, now)
+
+    def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
+        """Take bytes that arrived on a connection. Those of a closed one are ignored."""
+        now = self._time.advance(now)
+        connection = self._connections.get(tcp_id)
+        if connection is not None:
+            connection.receive_data(data, now=now)
+            self._settle(tcp_id, connection, now)
+
+    def receive_tcp_eof(self, tcp_id: int, *, now: float) -> None:
+        """Take the end of a connection, orderly or not. That of a closed one is ignored."""
+        now = self._time.advance(now)
+        connection = self._connections.get(tcp_id)
+        if connection is not None:
+            connection.receive_eof(now=now)
+            self._settle(tcp_id, connection, now)
+
+    def tcp_to_send(self) -> list[int]:
+        """Return the connections that have bytes to write. Changes nothing."""
+        return list(self._unsent)
+
+    def tcp_data_to_send(self, tcp_id: int) -> bytes:
+        """Return bytes to write on one connection and forget them; empty when there are none.
+
+        There may be more: about :data:`PULL_SIZE` are handed out at a time.
+        """
+        if tcp_id not in self._unsent:
+            return b""
+        connection = self._connections.get(tcp_id) or self._closing[tcp_id]
+        data = connection.data_to_send(PULL_SIZE)
+        if not connection.has_data_to_send:
+            del self._unsent[tcp_id]
+            if self._closing.pop(tcp_id, None) is not None:
+                self._timers.cancel(tcp_id)
+            else:
+                self._set_timer(tcp_id, connection)
+        return data
+
+    def close(self, *, now: float) -> None:
+        """Close every connection, and refuse new ones."""
+        now = self._time.advance(now)
+        self._is_closed = True
+        for tcp_id, connection in list(self._connections.items()):
+            # Nobody is told that others are gone: everybody is.
+            self._router.disconnect(tcp_id)
+            connection.close(now=now)
+            self._settle(tcp_id, connection, now)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Let every deadline at or before ``now`` expire."""
+        now = self._time.advance(now)
+        for tcp_id in self._timers.pop_expired(now):
+            connection = self._connections.get(tcp_id)
+            if connection is not None:
+                connection.handle_timer(now=now)
+                self._settle(tcp_id, connection, now)
+            elif self._closing.pop(tcp_id, None) is not None:
+                del self._unsent[tcp_id]
+
+    def get_timer(self) -> float | None:
+        """Return the earliest deadline, or ``None``. Changes nothing."""
+        return self._timers.earliest()
+
+    def next_event(self) -> DerpServerEvent | None:
+        """Return the oldest queued event and forget it, or ``None``."""
+        return self._events.popleft() if self._events else None
+
+    def _settle(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
+        """Pass on what an input brought out of a connection."""
+        while (event := connection.next_event()) is not None:
+            match event:
+                case ClientAdmitted():
+                    self._connect(tcp_id, event, now)
+                case ConnectionLost():
+                    # What the client sent before it was lost was sent.
+                    self._route(tcp_id, connection, now)
+                    self._disconnect(tcp_id, connection, event.error, now)
+                    return
+                case _:
+                    assert_never(event)
+        self._route(tcp_id, connection, now)
+        self._note_output(tcp_id, connection)
+
+    def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
+        replaced = self._router.connect(tcp_id, admitted.node_id)
+        self._events.append(
+            ClientConnected(tcp_id=tcp_id, node_id=admitted.node_id, dialect=admitted.dialect)
+        )
+        if replaced is not None:
+            older = self._connections[replaced]
+            older.close(now=now)
+            self._settle(replaced, older, now)
+
+    def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
+        for target, parts in self._router.route(tcp_id, connection.received_payloads()):
+            receiver = self._connections[target]
+            receiver.send_packets(parts, now=now)
+            self._note_output(target, receiver)
+
+    def _disconnect(
+        self,
+        tcp_id: int,
+        connection: DerpServerConnection,
+        error: RemoteProtocolError | None,
+        now: float,
+    ) -> None:
+        del self._connections[tcp_id]
+        if connection.node_id is not None:
+            for target in self._router.disconnect(tcp_id):
+                receiver = self._connections[target]
+                receiver.send_peer_gone(connection.node_id, now=now)
+                self._note_output(target, receiver)
+            self._events.append(
+                ClientDisconnected(tcp_id=tcp_id, node_id=connection.node_id, error=error)
+            )
+        self._events.append(TcpCloseRequested(tcp_id=tcp_id))
+        if connection.has_data_to_send:
+            self._closing[tcp_id] = connection
+            self._unsent[tcp_id] = None
+            self._timers.set(tcp_id, now + WRITE_TIMEOUT)
+        else:
+            self._unsent.pop(tcp_id, None)
+            self._timers.cancel(tcp_id)
+
+    def _note_output(self, tcp_id: int, connection: DerpServerConnection) -> None:
+        if connection.has_data_to_send:
+            self._unsent[tcp_id] = None
+        self._set_timer(tcp_id, connection)
+
+    def _set_timer(self, tcp_id: int, connection: DerpServerConnection) -> None:
+        deadline = connection.get_timer()
+        if deadline is None:
+            self._timers.cancel(tcp_id)
+        elif deadline != self._timers.deadline(tcp_id):
+            self._timers.set(tcp_id, deadline)

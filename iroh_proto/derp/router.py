@@ -1,0 +1,144 @@
+"""Where a packet goes: the routing of a DERP server.
+
+Clients are named by a number of the host's choice and by the node id whose key they have proven.
+The router owns no connection, no queue and no time: it says which client gets which packets, and
+its owner (:class:`iroh_proto.derp.relay.DerpServer`) hands them over.
+
+All dialects that relay Ed25519 identities meet here: packets are the same for all of them, and
+come as :data:`~iroh_proto.derp.frames.PacketParts` from whichever codec read them, to be written
+by whichever codec the destination has.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/{server,clients}.rs``, v0.35.0
+``iroh-relay/src/server/clients.rs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from iroh_proto.derp.frames import PacketParts
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import NodeId
+
+DESTINATIONS_LIMIT = 4_096
+"""Nodes that are remembered as destinations of one client, to be told when it leaves. The oldest
+is forgotten first: nobody may depend on being told."""
+
+
+@dataclass(slots=True)
+class RouterStats:
+    """Counts since the start.
+
+    :ivar packets_routed: packets that were for a connected client.
+    :ivar packets_without_route: packets dropped because their destination is not connected.
+    :ivar clients_replaced: clients that gave way to a newer connection with the same key.
+    """
+
+    packets_routed: int = 0
+    packets_without_route: int = 0
+    clients_replaced: int = 0
+
+
+class SentPackets:
+    """Packets that a client sent to one destination, ready to be relayed.
+
+    :ivar destination: 32 bytes, which need not be a node id.
+    :ivar datagrams: headers and payloads in turn, as :data:`~iroh_proto.derp.frames.PacketParts`.
+    """
+
+    __slots__ = ("datagrams", "destination")
+
+    def __init__(self, destination: bytes, datagrams: PacketParts) -> None:
+        self.destination = destination
+        self.datagrams = datagrams
+
+
+class _Client:
+    __slots__ = ("destinations", "node_id")
+
+    def __init__(self, node_id: NodeId) -> None:
+        self.node_id = node_id
+        self.destinations: dict[bytes, None] = {}
+
+
+class DerpRouter:
+    """Who is connected, and who gets what."""
+
+    def __init__(self) -> None:
+        self._clients: dict[int, _Client] = {}
+        self._client_ids: dict[bytes, int] = {}
+        self._stats = RouterStats()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @property
+    def stats(self) -> RouterStats:
+        """A copy of the counts."""
+        return replace(self._stats)
+
+    @property
+    def node_ids(self) -> list[NodeId]:
+        """The nodes that are connected."""
+        return [client.node_id for client in self._clients.values()]
+
+    def connect(self, client_id: int, node_id: NodeId) -> int | None:
+        """Take a client that has proven to be ``node_id``.
+
+        A client with the same node id gives way to it. Nobody is told that it is gone, since its
+        node is not, and whom it had sent to is forgotten.
+
+        :returns: the client that gave way; its connection is to be closed.
+        :raises LocalProtocolError: if the client is connected already.
+        """
+        if client_id in self._clients:
+            raise LocalProtocolError(f"client {client_id} is connected already")
+        replaced = self._client_ids.get(node_id)
+        if replaced is not None:
+            del self._clients[replaced]
+            self._stats.clients_replaced += 1
+        self._clients[client_id] = _Client(node_id)
+        self._client_ids[node_id] = client_id
+        return replaced
+
+    def disconnect(self, client_id: int) -> list[int]:
+        """Forget a client, if it is still connected.
+
+        :returns: the clients to be told that its node is gone: those it had sent packets to.
+        """
+        client = self._clients.pop(client_id, None)
+        if client is None:
+            return []
+        ids = self._client_ids
+        del ids[client.node_id]
+        return [ids[node_id] for node_id in client.destinations if node_id in ids]
+
+    def route(self, client_id: int, sent: Iterable[SentPackets]) -> list[tuple[int, PacketParts]]:
+        """Say who gets the packets that a client sent.
+
+        Packets for nobody are dropped and counted, as are packets from a client that is not
+        connected or has given way to another.
+
+        :returns: each client that gets some, with its packets.
+        """
+        sender = self._clients.get(client_id)
+        stats = self._stats
+        deliveries: list[tuple[int, PacketParts]] = []
+        for packets in sent:
+            destination, parts = packets.destination, packets.datagrams
+            target = self._client_ids.get(destination)
+            if target is None or sender is None:
+                stats.packets_without_route += len(parts) // 2
+                continue
+            stats.packets_routed += len(parts) // 2
+            deliveries.append((target, parts))
+            if destination not in sender.destinations:
+                _remember(sender.destinations, destination)
+        return deliveries
+
+
+def _remember(destinations: dict[bytes, None], destination: bytes) -> None:
+    if len(destinations) >= DESTINATIONS_LIMIT:
+        del destinations[next(iter(destinations))]
+    destinations[destination] = None

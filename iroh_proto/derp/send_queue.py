@@ -1,0 +1,118 @@
+"""What waits to be written to one client of a DERP server: bounded, oldest packets dropped first.
+
+A queue holds bytes ready for the wire in one order, so that a notice that a peer is gone never
+overtakes the last packets of that peer. Packets are expendable, as datagrams are; everything else
+(answers, notices, keep-alives) is small, kept apart in the count, and refused when there is too
+much of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from iroh_proto.derp.codec import HEADER
+
+QUEUED_PACKETS_LIMIT = 512
+"""Packets waiting for one client. As deep as the queues of iroh's own server."""
+
+QUEUED_PACKET_BYTES_LIMIT = 512 * 1024
+"""Bytes of packets waiting for one client: what bounds the memory a slow reader costs. A
+connection's bandwidth times delay is held by the kernel, not here."""
+
+QUEUED_CONTROL_BYTES_LIMIT = 64 * 1024
+"""Bytes of everything else waiting for one client: some thousand pongs or notices. Only a client
+that sends pings and never reads comes near it."""
+
+
+class SendQueue:
+    """Bytes for one client, in order.
+
+    :ivar packets: packets waiting.
+    :ivar packet_bytes: bytes of these.
+    :ivar control_bytes: bytes of everything else waiting.
+    """
+
+    __slots__ = ("_entries", "control_bytes", "packet_bytes", "packets")
+
+    def __init__(self) -> None:
+        # (bytes, packets in them); no packets means that it must not be dropped.
+        self._entries: deque[tuple[bytes, int]] = deque()
+        self.packets = 0
+        self.packet_bytes = 0
+        self.control_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def push_packets(self, data: bytes, packets: int) -> int:
+        """Queue packets, and drop the oldest ones while there are too many.
+
+        :param data: one packet in any form, or several framed ones.
+        :param packets: how many there are in ``data``.
+        :returns: how many packets were dropped.
+        """
+        self._entries.append((data, packets))
+        self.packets += packets
+        self.packet_bytes += len(data)
+        if self.packets > QUEUED_PACKETS_LIMIT or self.packet_bytes > QUEUED_PACKET_BYTES_LIMIT:
+            return self._drop_oldest()
+        return 0
+
+    def push_control(self, data: bytes) -> bool:
+        """Queue bytes that are no packet, unless too many wait; say whether they were taken."""
+        if self.control_bytes + len(data) > QUEUED_CONTROL_BYTES_LIMIT:
+            return False
+        self._entries.append((data, 0))
+        self.control_bytes += len(data)
+        return True
+
+    def pull(self, size_wanted: int | None = None) -> bytes:
+        """Return the oldest bytes and forget them.
+
+        :param size_wanted: stop after the piece that makes it this many; ``None`` for all.
+        """
+        entries = self._entries
+        if not entries:
+            return b""
+        taken: list[bytes] = []
+        size = 0
+        while entries and (size_wanted is None or size < size_wanted):
+            data, packets = entries.popleft()
+            taken.append(data)
+            size += len(data)
+            if packets:
+                self.packets -= packets
+                self.packet_bytes -= len(data)
+            else:
+                self.control_bytes -= len(data)
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    def _drop_oldest(self) -> int:
+        before = self.packets
+        kept: list[tuple[bytes, int]] = []
+        while self._is_over():
+            data, packets = self._entries.popleft()
+            if packets:
+                data, packets = self._behead(data, packets)
+            if not packets and not data:
+                continue
+            kept.append((data, packets))
+        self._entries.extendleft(reversed(kept))
+        return before - self.packets
+
+    def _behead(self, data: bytes, packets: int) -> tuple[bytes, int]:
+        """Drop packets from the front of an entry while there are too many; return what is left."""
+        offset = 0
+        while packets and self._is_over():
+            if packets == 1:
+                size = len(data) - offset
+            else:
+                size = HEADER.size + HEADER.unpack_from(data, offset)[1]
+            offset += size
+            packets -= 1
+            self.packets -= 1
+            self.packet_bytes -= size
+        return data[offset:], packets
+
+    def _is_over(self) -> bool:
+        return self.packets > QUEUED_PACKETS_LIMIT or self.packet_bytes > QUEUED_PACKET_BYTES_LIMIT

@@ -1,0 +1,479 @@
+"""The server's side of one TCP connection, whichever generation of client is behind it.
+
+States::
+
+    request -> [listening] -> handshake -> relaying -> over
+       '--> over (a page was answered)
+
+``listening`` is for a request that both v2 and v3 clients send (see
+:mod:`iroh_proto.derp.reception`). A v3 client speaks first, a v2 client waits for the server and
+a v3 client takes the server's first frame for an error, so the server waits a moment for the
+client and only then speaks.
+
+What keeps a connection alive, by dialect: on v3 the server pings after 15 s of silence and some
+more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. On both it closes
+a connection that takes none of the bytes that wait for it, and answers pings.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
+``iroh-relay/src/server/{client,http_server}.rs``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import TypeAlias, assert_never
+
+from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.dialects import DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.frames import (
+    Frame,
+    NotePreferred,
+    PacketGroups,
+    PacketParts,
+    PeerGone,
+    Ping,
+    Pong,
+)
+from iroh_proto.derp.pages import Page, refusal
+from iroh_proto.derp.reception import Admission, receive_request
+from iroh_proto.derp.router import SentPackets
+from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.server_liveness import ServerLiveness
+from iroh_proto.derp.upgrade import ServerUpgrade
+from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.timers import LatestTime
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds from the start to the end of the request's head."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds from the HTTP upgrade to the proof of the client's key (upstream's)."""
+
+HANDSHAKE_BYTES_LIMIT = 16_384
+"""Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
+stranger may not make the server buffer more."""
+
+LISTEN_TIMEOUT = 0.3
+"""Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
+than this, one round trip, is served on ``/relay`` only."""
+
+WRITE_TIMEOUT = 2.0
+"""Seconds in which a host must have fetched some of what waits to be written (upstream's for one
+frame). One that fetches only when the connection is writable thereby closes dead ones."""
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """Counts since the start, of one connection or of many.
+
+    :ivar requests_answered: requests answered by a page, or refused.
+    :ivar clients_admitted: clients that have proven their key.
+    :ivar faults: connections that the other side's bytes or silence ended.
+    :ivar packets_dropped: packets dropped because their reader is slow, oldest first.
+    :ivar controls_dropped: pongs and notices dropped because their reader is slow.
+    :ivar frames_ignored: frames that decode but are no business of a server.
+    :ivar write_timeouts: those of the faults that were readers that had stopped reading.
+    """
+
+    requests_answered: int = 0
+    clients_admitted: int = 0
+    faults: int = 0
+    packets_dropped: int = 0
+    controls_dropped: int = 0
+    frames_ignored: int = 0
+    write_timeouts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientAdmitted:
+    """The client has proven to be ``node_id``. From now on it sends and gets packets."""
+
+    node_id: NodeId
+    dialect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLost:
+    """The last event: send what is left to send, then close.
+
+    ``error`` is ``None`` when all is as it should be: a page was answered, the client left, or
+    the server closed.
+    """
+
+    error: RemoteProtocolError | None
+
+
+DerpServerConnectionEvent: TypeAlias = ClientAdmitted | ConnectionLost
+
+
+class _State(Enum):
+    IDLE = auto()
+    REQUEST = auto()
+    LISTENING = auto()
+    HANDSHAKE = auto()
+    RELAYING = auto()
+    OVER = auto()
+
+
+class DerpServerConnection:
+    """One accepted connection.
+
+    Call :meth:`start` when it stands, TLS included. After each input, drain the events, then
+    :meth:`received_payloads` (they are views of what was received), then write.
+
+    :param secret_key: the server's; v2 clients are shown its public half.
+    :param listen_dialect: what to take clients for whose request does not tell, instead of
+        waiting for them: a key of ``DIALECTS``.
+    :param stats: where to count, if not in counts of its own.
+    :ivar node_id: who has proven to be the client, once it has.
+    :raises LocalProtocolError: if there is no such dialect.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret_key: SecretKey,
+        rng: random.Random,
+        listen_dialect: str | None = None,
+        stats: ConnectionStats | None = None,
+    ) -> None:
+        if listen_dialect is not None and listen_dialect not in DIALECTS:
+            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        self._secret_key = secret_key
+        self._rng = rng
+        self._listen_dialect = listen_dialect
+        self._stats = ConnectionStats() if stats is None else stats
+        self._time = LatestTime()
+        self._state = _State.IDLE
+        self._events: deque[DerpServerConnectionEvent] = deque()
+        self._queue = SendQueue()
+        self._received: dict[bytes, PacketParts] = {}
+        self._upgrade: ServerUpgrade | None = None
+        self._session: _Session | None = None
+        self._handshake_bytes = 0
+        self._liveness: ServerLiveness | None = None
+        self._has_progressed = False
+        self.node_id: NodeId | None = None
+        self._handshake_deadline = math.inf
+        self._listen_deadline = math.inf
+        self._write_deadline = math.inf
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """A copy of the counts."""
+        return replace(self._stats)
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` would give anything."""
+        return bool(self._queue)
+
+    def start(self, *, now: float) -> None:
+        """Begin to wait for the client's request.
+
+        :raises LocalProtocolError: if called twice.
+        """
+        now = self._time.advance(now)
+        if self._state is not _State.IDLE:
+            raise LocalProtocolError("this connection has started already")
+        self._state = _State.REQUEST
+        self._upgrade = ServerUpgrade()
+        self._handshake_deadline = now + REQUEST_TIMEOUT
+
+    def receive_data(self, data: bytes, *, now: float) -> None:
+        """Take bytes that arrived, cut anywhere.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        now = self._advance(now)
+        if data:
+            self._receive(data, now)
+
+    def receive_eof(self, *, now: float) -> None:
+        """Take the news that the client will send no more, which ends the connection.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        self._advance(now)
+        if self._state is _State.RELAYING:
+            self._end(None)
+        else:
+            self._fail("the client left before it had proven a key")
+
+    def send_packets(self, parts: PacketParts, *, now: float) -> None:
+        """Relay packets to the client. When it is slow, the oldest of all that wait are dropped.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        now = self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        pieces = session.codec.encode_relayed(parts)
+        packets = len(parts) // 2 if len(pieces) == 1 else 1
+        for piece in pieces:
+            self._stats.packets_dropped += self._queue.push_packets(piece, packets)
+        self._expect_write(now)
+
+    def send_peer_gone(self, node_id: NodeId, *, now: float) -> None:
+        """Tell the client that a node it has heard from is gone.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        now = self._advance(now)
+        if (session := self._admitted()) is not None:
+            self._send(session.codec.encode(PeerGone(node_id)), now)
+
+    def close(self, *, now: float) -> None:
+        """End the connection in good order.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        now = self._advance(now)
+        if self._session is not None:
+            self._send(self._session.codec.goodbye(), now)
+        self._end(None)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Let every deadline at or before ``now`` expire."""
+        now = self._time.advance(now)
+        if self._handshake_deadline <= now:
+            awaited = "request" if self._state is _State.REQUEST else "proof of a key"
+            self._fail(f"no {awaited} in time")
+        if self._write_deadline <= now:
+            self._check_progress(now)
+        if self._listen_deadline <= now:
+            self._listen_deadline = math.inf
+            self._begin_session("v2", "framed", now)
+        if self._liveness is not None and self._liveness.pong_deadline <= now:
+            self._fail("no pong in time")
+        if self._liveness is not None and self._liveness.deadline <= now:
+            self._keep_alive(self._liveness, now)
+
+    def get_timer(self) -> float | None:
+        """Return the earliest deadline, or ``None``. Changes nothing."""
+        deadline = min(self._handshake_deadline, self._listen_deadline, self._write_deadline)
+        if (liveness := self._liveness) is not None:
+            deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
+        return None if deadline == math.inf else deadline
+
+    def next_event(self) -> DerpServerConnectionEvent | None:
+        """Return the oldest queued event and forget it, or ``None``."""
+        return self._events.popleft() if self._events else None
+
+    def received_payloads(self) -> list[SentPackets]:
+        """Return the packets that the client sent, one item per destination, and forget them."""
+        if not self._received:
+            return []
+        received = [SentPackets(*group) for group in self._received.items()]
+        self._received = {}
+        return received
+
+    def data_to_send(self, size_wanted: int | None = None) -> bytes:
+        """Return the bytes to write, and forget them; empty when there are none.
+
+        :param size_wanted: return no more than these and the end of the last piece. What stays
+            behind is subject to this connection's limits rather than the host's buffers.
+        """
+        data = self._queue.pull(size_wanted)
+        if data:
+            self._has_progressed = True
+            if not self._queue:
+                self._write_deadline = math.inf
+        return data
+
+    def _receive(self, data: bytes, now: float) -> None:
+        match self._state:
+            case _State.RELAYING:
+                self._receive_frames(data, now)
+            case _State.REQUEST:
+                self._receive_request(data, now)
+            case _State.LISTENING:
+                self._listen_deadline = math.inf
+                self._begin_session("v3", "framed", now)
+                self._receive_handshake(data, now)
+            case _State.HANDSHAKE:
+                self._receive_handshake(data, now)
+            case _State.IDLE | _State.OVER:
+                pass
+            case _:
+                assert_never(self._state)
+
+    def _receive_request(self, data: bytes, now: float) -> None:
+        assert self._upgrade is not None
+        request = self._upgrade.receive(data)
+        if self._upgrade.error is not None:
+            self._answer(refusal("this is no HTTP request"), now)
+            self._fail(str(self._upgrade.error))
+        elif request is not None:
+            outcome = receive_request(request)
+            if isinstance(outcome, Page):
+                self._answer(outcome, now)
+                self._end(None)
+            else:
+                self._admit(outcome, now)
+
+    def _answer(self, page: Page, now: float) -> None:
+        assert self._upgrade is not None
+        self._stats.requests_answered += 1
+        self._send(self._upgrade.respond(*page), now)
+
+    def _admit(self, admission: Admission, now: float) -> None:
+        assert self._upgrade is not None
+        answer, behind = self._upgrade.switch(admission.headers)
+        self._upgrade = None
+        self._send(answer, now)
+        self._handshake_deadline = now + HANDSHAKE_TIMEOUT
+        dialect = admission.dialect or self._listen_dialect
+        if dialect is None:
+            self._state = _State.LISTENING
+            self._listen_deadline = now + LISTEN_TIMEOUT
+        else:
+            self._begin_session(dialect, admission.form, now)
+        if behind:
+            self._receive(behind, now)
+
+    def _begin_session(self, dialect: str, form: Form, now: float) -> None:
+        self._state = _State.HANDSHAKE
+        self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
+        for frame in self._session.handshake.begin():
+            self._send(self._session.codec.encode(frame), now)
+
+    def _receive_handshake(self, data: bytes, now: float) -> None:
+        assert self._session is not None
+        codec, handshake = self._session.codec, self._session.handshake
+        allowed = HANDSHAKE_BYTES_LIMIT - self._handshake_bytes
+        frame = codec.receive_one(data[:allowed])
+        self._handshake_bytes += len(data)
+        self._send(codec.replies(), now)
+        if frame is None:
+            self._check_form(now)
+            if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
+                self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
+            return
+        try:
+            node_id = handshake.receive(frame)
+        except DecodeError as error:
+            self._fail(str(error))
+            return
+        for answer in handshake.accept():
+            self._send(codec.encode(answer), now)
+        self._begin_relaying(self._session.dialect, node_id, now)
+        self._receive_frames(data[allowed:], now)
+
+    def _begin_relaying(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+        self._state = _State.RELAYING
+        self._handshake_deadline = math.inf
+        self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
+        self.node_id = node_id
+        self._stats.clients_admitted += 1
+        self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
+
+    def _receive_frames(self, data: bytes, now: float) -> None:
+        assert self._session is not None
+        assert self._liveness is not None
+        assert self.node_id is not None
+        for frame in self._session.codec.receive_grouped(data, self.node_id):
+            self._liveness.note_frame(now)
+            if isinstance(frame, PacketGroups):
+                self._collect(frame.groups)
+            else:
+                self._take_frame(frame, self._session, self._liveness, now)
+        self._check_form(now)
+
+    def _collect(self, groups: dict[bytes, PacketParts]) -> None:
+        if not self._received:
+            self._received = groups
+            return
+        for destination, parts in groups.items():
+            self._received.setdefault(destination, []).extend(parts)
+
+    def _take_frame(
+        self, frame: Frame, session: _Session, liveness: ServerLiveness, now: float
+    ) -> None:
+        if isinstance(frame, Ping):
+            self._send(session.codec.encode(Pong(frame.data)), now)
+        elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
+            pass
+        elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
+            self._stats.frames_ignored += 1
+
+    def _check_form(self, now: float) -> None:
+        """Look for what the codec found beside frames."""
+        assert self._session is not None
+        codec = self._session.codec
+        if replies := codec.replies():
+            self._send(replies, now)
+        if codec.error is not None:
+            self._fail(str(codec.error))
+        elif codec.is_closed:
+            self._end(None)
+
+    def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
+        assert self._session is not None
+        frame = liveness.next_frame(now, is_writable=not self._queue)
+        if frame is not None:
+            self._send(self._session.codec.encode(frame), now)
+
+    def _check_progress(self, now: float) -> None:
+        if self._has_progressed:
+            self._has_progressed = False
+            self._write_deadline = now + WRITE_TIMEOUT
+        else:
+            self._stats.write_timeouts += 1
+            self._fail(f"nothing could be written for {WRITE_TIMEOUT} s")
+
+    def _send(self, data: bytes, now: float) -> None:
+        if self._state is _State.OVER or not data:
+            return
+        if not self._queue.push_control(data):
+            self._stats.controls_dropped += 1
+        self._expect_write(now)
+
+    def _expect_write(self, now: float) -> None:
+        if self._write_deadline == math.inf:
+            self._write_deadline = now + WRITE_TIMEOUT
+            self._has_progressed = False
+
+    def _advance(self, now: float) -> float:
+        now = self._time.advance(now)
+        if self._state is _State.IDLE:
+            raise LocalProtocolError("start this connection first")
+        return now
+
+    def _admitted(self) -> _Session | None:
+        """Return what packets go through, or ``None`` if it is too late for them."""
+        if self._state is _State.OVER:
+            return None
+        if self._state is not _State.RELAYING or self._session is None:
+            raise LocalProtocolError("nobody has proven a key on this connection yet")
+        return self._session
+
+    def _fail(self, problem: str) -> None:
+        if self._state is not _State.OVER:
+            self._stats.faults += 1
+            self._end(RemoteProtocolError(problem))
+
+    def _end(self, error: RemoteProtocolError | None) -> None:
+        if self._state is not _State.OVER:
+            self._state = _State.OVER
+            self._upgrade = self._session = self._liveness = None
+            self._handshake_deadline = self._listen_deadline = self._write_deadline = math.inf
+            self._events.append(ConnectionLost(error=error))
+
+
+class _Session:
+    """What speaks with the client behind the HTTP upgrade."""
+
+    __slots__ = ("codec", "dialect", "handshake")
+
+    def __init__(
+        self, dialect: Dialect, form: Form, secret_key: SecretKey, rng: random.Random
+    ) -> None:
+        self.dialect = dialect
+        self.codec: FrameCodec = dialect.server_codec(form)
+        self.handshake: ServerHandshake = dialect.server_handshake(secret_key=secret_key, rng=rng)

@@ -1,0 +1,69 @@
+"""How a DERP server keeps a client's connection alive, and notices that it is dead.
+
+By dialect: on v2 it sends a KeepAlive at fixed intervals and expects nothing; on v3 it pings after
+some silence, which every frame of the client ends, and wants the pong soon.
+
+Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
+``iroh-relay/src/{server/client,ping_tracker}.rs``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from iroh_proto.derp.dialects import Dialect
+from iroh_proto.derp.frames import PING_SIZE, KeepAlive, Ping
+from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+
+PING_JITTER = (1.0, 5.0)
+"""Seconds at random on top of the interval of pings, so that not all clients are due at once."""
+
+
+class ServerLiveness:
+    """The deadlines of one client, from the moment it was admitted.
+
+    :ivar deadline: when :meth:`next_frame` has something to say, in seconds.
+    :ivar pong_deadline: when a pong is overdue; infinite while none is awaited.
+    """
+
+    __slots__ = ("_interval", "_ping_data", "_pings", "_rng", "deadline", "pong_deadline")
+
+    def __init__(self, dialect: Dialect, *, rng: random.Random, now: float) -> None:
+        self._rng = rng
+        self._pings = dialect.ping_interval is not None
+        self._interval = math.inf
+        if dialect.keep_alive_interval is not None:
+            self._interval = dialect.keep_alive_interval
+        elif dialect.ping_interval is not None:
+            self._interval = dialect.ping_interval + rng.uniform(*PING_JITTER)
+        self._ping_data = b""
+        self.deadline = now + self._interval
+        self.pong_deadline = math.inf
+
+    def note_frame(self, now: float) -> None:
+        """Take the news that the client sent a frame of any kind."""
+        if self._pings:
+            self.deadline = now + self._interval
+
+    def note_pong(self, data: bytes) -> bool:
+        """Take a pong; say whether it was awaited."""
+        if data != self._ping_data:
+            return False
+        self.pong_deadline = math.inf
+        return True
+
+    def next_frame(self, now: float, *, is_writable: bool) -> KeepAlive | Ping | None:
+        """Return what to send now that the deadline is over.
+
+        :param is_writable: whether nothing else waits to be written. Behind other bytes a ping
+            would measure how slow the reader is, so it is left for the next time.
+        """
+        self.deadline = now + self._interval
+        if not self._pings:
+            return KeepAlive()
+        if not is_writable:
+            return None
+        self._ping_data = self._rng.randbytes(PING_SIZE)
+        self.pong_deadline = now + PONG_TIMEOUT
+        return Ping(self._ping_data)
