@@ -44,7 +44,7 @@ STDERR_TAIL = 3000
 
 
 class PeerError(Exception):
-    """A peer answered with an error, or not at all; the text ends with the tail of its stderr."""
+    """A peer answered with an error, or not at all."""
 
 
 class RealPeer:
@@ -160,7 +160,7 @@ class RealPeer:
         command = self._commands[number - 1]
         line = await self._line(lambda line: line.get("id") == number, limit, f"to {command}")
         if "error" in line:
-            raise PeerError(self._explain(f"{command} failed: {line['error']}"))
+            raise PeerError(f"iroh {self.version}: {command} failed: {line['error']}")
         result: JsonObject = line["result"]
         return result
 
@@ -182,12 +182,12 @@ class RealPeer:
                             self._lines.remove(line)
                             return line
                     await self._read()
-        raise PeerError(self._explain(f"no news {what} within {limit:.0f} s"))
+        raise PeerError(f"iroh {self.version}: no news {what} within {limit:.0f} s")
 
     async def _read(self) -> None:
         if not await self._receive():
             code = self._process.wait(EXIT_LIMIT)
-            raise PeerError(self._explain(f"the process ended by itself with {code}"))
+            raise PeerError(f"iroh {self.version}: the process ended by itself with {code}")
 
     async def _receive(self) -> bool:
         """Take the lines that are there, waiting for some; return false at the end."""
@@ -197,9 +197,10 @@ class RealPeer:
         self._lines.extend(json.loads(line) for line in lines)
         return bool(data)
 
-    def _explain(self, text: str) -> str:
+    def stderr_tail(self) -> str:
+        """Return the end of what the peer wrote to stderr."""
         tail = self._stderr_path.read_text(errors="replace")[-STDERR_TAIL:]
-        return f"iroh {self.version}: {text}\n--- end of its stderr ---\n{tail}"
+        return f"--- end of the stderr of iroh {self.version} ---\n{tail}"
 
     async def stop(self) -> None:
         """End the process and all of its group, gently within a limit."""
@@ -223,6 +224,10 @@ async def real_peer(version: str, scratch: Path, **options: object) -> AsyncIter
     try:
         await peer.start(**options)
         yield peer
+    except Exception as error:
+        # Our side may be the one that noticed; the peer may still be the one who knows why.
+        error.add_note(peer.stderr_tail())
+        raise
     finally:
         await peer.stop()
 
