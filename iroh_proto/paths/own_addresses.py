@@ -1,0 +1,376 @@
+"""Finds out where this node can be reached: interface addresses, and what a STUN server sees.
+
+States::
+
+            start, timer, refresh                 all answers in, or ROUND_TIMEOUT
+    idle ─────────────────────────> round begun ──────────────────────────────────> idle
+                                     │  ^   └ refresh: another round follows
+                   InterfacesRequested  DnsRequested, then STUN
+
+Each round ends in :class:`OwnAddressesFound`, whatever was found, so that whoever waits for fresh
+addresses goes on.
+
+Source: iroh v0.35.0 ``iroh/src/magicsock.rs`` (``update_direct_addresses``), ``net/ip.rs``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from iroh_proto.address import Address, IpAddress, UdpAddress
+from iroh_proto.errors import DecodeError, LocalProtocolError
+from iroh_proto.machine import Transmit
+from iroh_proto.stun.probe import StunAddressFound, StunProbe, StunProbeStats
+from iroh_proto.timers import LatestTime, TimerTable
+
+ROUND_INTERVAL = (20.0, 26.0)
+"""Seconds from the beginning of a round to that of the next, picked at random between.
+
+Below 30 s, after which many NATs forget a UDP mapping.
+"""
+
+ROUND_TIMEOUT = 5.0
+"""Seconds after which a round ends with what it has; a STUN probe takes 3 s at most."""
+
+MAPPED_ADDRESS_TIME = 60.0
+"""Seconds for which an address seen by a STUN server is believed without being seen again.
+
+Two rounds may lose all their packets before peers are told that the address is gone.
+"""
+
+INTERFACE_ADDRESSES_LIMIT = 128
+"""Addresses of interfaces that are considered; a host with containers may have dozens."""
+
+OWN_ADDRESSES_LIMIT = 64
+"""Addresses that peers are told: as many as they believe."""
+
+SOCKETS_LIMIT = 16
+"""Bound sockets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfacesRequested:
+    """The host is to list the IP addresses of its interfaces that are up.
+
+    Answered by ``complete_interfaces(request_id, ips, now=now)``, with none if it cannot.
+    """
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsRequested:
+    """The host is to resolve a name.
+
+    Answered by ``complete_dns(request_id, ips, now=now)``, with none if it cannot.
+    """
+
+    request_id: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAddressesFound:
+    """A round ended.
+
+    ``addresses`` are for peers, ``hidden`` are this node's as well but of no use to them;
+    ``ipv6_works`` says whether there is an IPv6 address that others can answer to.
+    """
+
+    addresses: tuple[UdpAddress, ...]
+    hidden: tuple[UdpAddress, ...]
+    ipv6_works: bool
+
+
+OwnAddressesEvent: TypeAlias = InterfacesRequested | DnsRequested | OwnAddressesFound
+
+
+class OwnAddresses:
+    """This node's addresses, found out again and again. A datagram machine for STUN datagrams.
+
+    :param rng: for transaction ids and the time between rounds.
+    """
+
+    def __init__(self, *, rng: random.Random) -> None:
+        self._rng = rng
+        self._time = LatestTime()
+        self._timers: TimerTable[str] = TimerTable()
+        self._stun = StunProbe(rng=rng)
+        self._events: deque[OwnAddressesEvent] = deque()
+        self._is_started = False
+        self._bound: tuple[UdpAddress, ...] = ()  # none before the start and after the close
+        self._server: tuple[str, int] | None = None
+        self._next_request_id = 0
+        self._round: _Round | None = None
+        self._wants_another = False
+        self._interfaces: tuple[IpAddress, ...] = ()
+        # By family: what a server saw last, and when.
+        self._mapped: dict[bool, tuple[UdpAddress, float]] = {}
+
+    @property
+    def stats(self) -> StunProbeStats:
+        """A copy of the counters of STUN datagrams."""
+        return self._stun.stats
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a round is going on."""
+        return self._round is not None
+
+    def start(self, bound: Sequence[UdpAddress], *, now: float) -> None:
+        """Begin the first round.
+
+        :param bound: where the UDP sockets are bound, with their real ports.
+        :raises LocalProtocolError: if there are none, or too many, or it was begun before.
+        """
+        if self._is_started:
+            raise LocalProtocolError("start() may be given once")
+        if not 0 < len(bound) <= SOCKETS_LIMIT:
+            raise LocalProtocolError(f"there must be 1 to {SOCKETS_LIMIT} sockets: {len(bound)}")
+        now = self._time.advance(now)
+        self._is_started = True
+        self._bound = tuple(bound)
+        self._begin_round(now)
+
+    def set_stun_server(self, server: tuple[str, int] | None, *, now: float) -> None:
+        """Ask another STUN server, a host and a port, from now on."""
+        now = self._time.advance(now)
+        if server != self._server:
+            self._server = server
+            self._refresh(now)
+
+    def refresh(self, *, now: float) -> None:
+        """Find the addresses out again: at once, or after the round that is going on."""
+        self._refresh(self._time.advance(now))
+
+    def network_changed(self, *, now: float) -> None:
+        """Forget what a server saw, and find the addresses out again."""
+        now = self._time.advance(now)
+        self._mapped.clear()
+        self._refresh(now)
+
+    def close(self, *, now: float) -> None:
+        """Ask nobody any more."""
+        now = self._time.advance(now)
+        self._end_probes(now)
+        self._bound = ()
+        self._round = None
+        self._wants_another = False
+        self._timers.clear()
+
+    def complete_interfaces(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
+        """Answer :class:`InterfacesRequested`. What is no IP address is left out.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._check_request(request_id)
+        now = self._time.advance(now)
+        current = self._round
+        if current is None or current.interfaces_id != request_id:
+            return
+        current.interfaces_id = None
+        self._interfaces = tuple(_parse_ips(ips[:INTERFACE_ADDRESSES_LIMIT]))
+        self._end_round_if_done(now)
+
+    def complete_dns(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
+        """Answer :class:`DnsRequested`. The first address of each family is asked.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._check_request(request_id)
+        now = self._time.advance(now)
+        current = self._round
+        if current is None or current.dns_id != request_id or self._server is None:
+            return
+        current.dns_id = None
+        self._probe(current, _parse_ips(ips), self._server[1], now)
+        self._end_round_if_done(now)
+
+    def receive_datagrams(self, batch: Sequence[bytes], addr: Address, *, now: float) -> None:
+        """Take STUN datagrams; what answers no probe is counted and dropped."""
+        now = self._time.advance(now)
+        self._stun.receive_datagrams(batch, addr, now=now)
+        self._take_stun(now)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Begin the round that is due, or end the one that takes too long."""
+        now = self._time.advance(now)
+        self._stun.handle_timer(now=now)
+        self._take_stun(now)
+        for name in self._timers.pop_expired(now):
+            if name == "round timeout":
+                self._end_round(now)
+            else:
+                self._refresh(now)
+
+    def get_timer(self) -> float | None:
+        """Return the earliest deadline, or ``None``. Changes nothing."""
+        deadlines = (self._timers.earliest(), self._stun.get_timer())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def next_event(self) -> OwnAddressesEvent | None:
+        """Return the oldest event and forget it, or ``None``."""
+        return self._events.popleft() if self._events else None
+
+    def datagrams_to_send(self) -> list[Transmit]:
+        """Return the datagrams to send, and forget them."""
+        return self._stun.datagrams_to_send()
+
+    def _refresh(self, now: float) -> None:
+        if not self._bound:
+            return
+        if self._round is not None:
+            self._wants_another = True
+            return
+        self._begin_round(now)
+
+    def _begin_round(self, now: float) -> None:
+        self._wants_another = False
+        self._timers.set("next round", now + self._rng.uniform(*ROUND_INTERVAL))
+        self._timers.set("round timeout", now + ROUND_TIMEOUT)
+        current = self._round = _Round()
+        current.interfaces_id = self._take_request_id()
+        self._events.append(InterfacesRequested(request_id=current.interfaces_id))
+        if self._server is None:
+            return
+        host, port = self._server
+        try:
+            ips = [_parse_ip(host)]
+        except DecodeError:
+            current.dns_id = self._take_request_id()
+            self._events.append(DnsRequested(request_id=current.dns_id, host=host))
+            return
+        self._probe(current, ips, port, now)
+
+    def _probe(self, current: _Round, ips: Iterable[IpAddress], port: int, now: float) -> None:
+        families = {addr.is_ipv6 for addr in self._bound}
+        for ip in ips:
+            server = UdpAddress.of(ip, port)
+            if server.is_ipv6 in families and self._can_ask(ip):
+                families.remove(server.is_ipv6)
+                current.probes.add(self._stun.start(server, now=now))
+
+    def _can_ask(self, ip: IpAddress) -> bool:
+        """Say whether a server may answer: without an IPv6 address the wait would be in vain."""
+        if ip.version == 4 or ip.is_loopback or not self._interfaces:
+            return True
+        return any(own.version == 6 for own in _regular_ips(self._interfaces))
+
+    def _take_stun(self, now: float) -> None:
+        while (event := self._stun.next_event()) is not None:
+            if isinstance(event, StunAddressFound):
+                self._mapped[event.address.is_ipv6] = (event.address, now)
+            if self._round is not None:
+                self._round.probes.discard(event.probe_id)
+        self._end_round_if_done(now)
+
+    def _end_round_if_done(self, now: float) -> None:
+        if self._round is not None and self._round.is_done:
+            self._end_round(now)
+
+    def _end_round(self, now: float) -> None:
+        self._end_probes(now)
+        self._round = None
+        self._timers.cancel("round timeout")
+        for family, (_, seen_at) in list(self._mapped.items()):
+            if seen_at + MAPPED_ADDRESS_TIME <= now:
+                del self._mapped[family]
+        self._events.append(self._found())
+        if self._wants_another:
+            self._begin_round(now)
+
+    def _end_probes(self, now: float) -> None:
+        if self._round is not None:
+            for probe_id in self._round.probes:
+                self._stun.cancel(probe_id, now=now)
+
+    def _found(self) -> OwnAddressesFound:
+        mapped = [address for address, _ in self._mapped.values()]
+        regular = _regular_ips(self._interfaces)
+        told = [address for address in mapped if address.port]
+        hidden: list[UdpAddress] = []
+        for addr in self._bound:
+            if not ipaddress.ip_address(addr.ip).is_unspecified:
+                told.append(addr)
+                continue
+            of_family = [ip for ip in self._interfaces if (ip.version == 6) == addr.is_ipv6]
+            for ip in of_family:
+                addresses = told if ip in regular else hidden
+                addresses.append(UdpAddress.of(ip, addr.port))
+            hidden.append(UdpAddress("::1" if addr.is_ipv6 else "127.0.0.1", addr.port))
+        if not told:
+            # Nothing but this host itself: nodes on it can still find one another.
+            told = [addr for addr in hidden if ipaddress.ip_address(addr.ip).is_loopback]
+        addresses = sorted(dict.fromkeys(told), key=lambda addr: addr.sort_key)
+        return OwnAddressesFound(
+            addresses=tuple(addresses[:OWN_ADDRESSES_LIMIT]),
+            hidden=tuple(addr for addr in dict.fromkeys(hidden) if addr not in told),
+            ipv6_works=any(_is_working_ipv6(addr) for addr in addresses),
+        )
+
+    def _take_request_id(self) -> int:
+        self._next_request_id += 1
+        return self._next_request_id
+
+    def _check_request(self, request_id: int) -> None:
+        if not 0 < request_id <= self._next_request_id:
+            raise LocalProtocolError(f"there was no request {request_id}")
+
+
+class _Round:
+    """What one round waits for."""
+
+    __slots__ = ("dns_id", "interfaces_id", "probes")
+
+    def __init__(self) -> None:
+        self.interfaces_id: int | None = None
+        self.dns_id: int | None = None
+        self.probes: set[int] = set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all answers are in."""
+        return self.interfaces_id is None and self.dns_id is None and not self.probes
+
+
+def _parse_ip(text: str) -> IpAddress:
+    return ipaddress.ip_address(UdpAddress.of(text, 0).ip)
+
+
+def _parse_ips(texts: Iterable[str]) -> list[IpAddress]:
+    ips = []
+    for text in texts:
+        try:
+            ips.append(_parse_ip(text))
+        except DecodeError:
+            continue
+    return ips
+
+
+def _regular_ips(ips: Iterable[IpAddress]) -> set[IpAddress]:
+    """Return the addresses that peers may have use for.
+
+    Never loopback or IPv6 link-local; IPv4 link-local and IPv6 unique local only if there is
+    nothing else.
+    """
+    usable = [
+        ip
+        for ip in ips
+        if not (ip.is_loopback or ip.is_unspecified or ip.is_multicast)
+        and not (ip.version == 6 and ip.is_link_local)
+    ]
+    wide = {ip for ip in usable if not (ip.is_link_local or _is_unique_local(ip))}
+    return wide or set(usable)
+
+
+def _is_unique_local(ip: IpAddress) -> bool:
+    return ip.version == 6 and ip.packed[0] & 0xFE == 0xFC
+
+
+def _is_working_ipv6(addr: UdpAddress) -> bool:
+    return addr.is_ipv6 and not ipaddress.ip_address(addr.ip).is_loopback

@@ -1,0 +1,384 @@
+"""What is known of one peer, and what follows from it for the next datagram.
+
+A peer's way is found in one of two schemes:
+
+* **disco** (0.6 to 0.95): a UDP address is proven by the pong to one's own ping, and by nothing
+  else; authenticated payload from the proven address keeps the proof alive.
+* **quic** (0.96 on): peers answer no pings. An authenticated QUIC packet proves the address it
+  comes from.
+
+Until a peer has shown which it is, both hold: it is pinged, and what authenticates counts. What
+arrives unauthenticated changes nothing in either.
+
+Where payload goes:
+
+================================  =============================  ==========
+best UDP address                  UDP                            DERP
+================================  =============================  ==========
+valid                             the best                       no
+outdated                          the best                       if known
+none, peer showed disco           one address, always the same   if known
+none, DERP proven by payload      none                           yes
+none, nothing known of the peer   all addresses                  if known
+================================  =============================  ==========
+
+Source: iroh v0.35.0 ``iroh/src/magicsock/node_map/node_state.rs``; for the quic scheme v1.0.3
+``iroh/src/socket/remote_map/remote_state.rs``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
+from iroh_proto.key import NodeId
+from iroh_proto.paths.candidate import ACTIVE_TIME, PathState, PongRecord, Reachability
+from iroh_proto.paths.select import GOOD_ENOUGH_LATENCY, TRUST_TIME, PathInfo
+from iroh_proto.paths.udp_paths import UdpPaths
+from iroh_proto.timers import earliest
+
+UPGRADE_INTERVAL = 60.0
+"""Seconds between searches for a better path while the best address is valid but slow."""
+
+SEARCH_INTERVAL = 5.0
+"""Seconds between two searches that payload starts; the heartbeat's own come as often."""
+
+STAY_ALIVE_MIN_AGE = 2.0
+"""Seconds since the last ping of the best address before the heartbeat pings it again."""
+
+CALLS_BURST = 4
+CALLS_INTERVAL = 1.0
+"""CallMeMaybes that are heeded at once, and seconds until another is. Each may cause 64 pings to
+addresses of the peer's choice; iroh sends one every 5 s."""
+
+Scheme: TypeAlias = Literal["unknown", "disco", "quic"]
+
+Route: TypeAlias = tuple[tuple[UdpAddress, ...], DerpUrl | None]
+"""Where a datagram goes: UDP addresses, and a DERP server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePath:
+    """One UDP address of a peer. Times are seconds of the machine's time, ``None`` is never."""
+
+    addr: UdpAddress
+    latency: float | None
+    last_alive: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteInfo:
+    """What is known of a peer. Times are seconds of the machine's time, ``None`` is never."""
+
+    node_id: NodeId
+    scheme: Scheme
+    path: PathInfo
+    derp_url: DerpUrl | None
+    derp_latency: float | None
+    paths: tuple[RemotePath, ...]
+    last_used: float | None
+
+
+class Search:
+    """What to send to find a way to a peer: first the pings, in order, then the CallMeMaybe."""
+
+    __slots__ = ("call_me_maybe", "pings")
+
+    def __init__(self, pings: list[Address], call_me_maybe: DerpUrl | None = None) -> None:
+        self.pings = pings
+        self.call_me_maybe = call_me_maybe
+
+
+class NodeState:
+    """One peer. Inputs carry ``now``; after any of them :meth:`settle` is owed.
+
+    :param reach: what this node can send to; shared with all peers and changed by its owner.
+    :param rng: picks the one unproven address to try.
+    """
+
+    __slots__ = (
+        "_call_tokens",
+        "_call_tokens_at",
+        "_last_full_ping",
+        "_last_search",
+        "_reach",
+        "derp",
+        "derp_url",
+        "is_known",
+        "is_proven",
+        "last_disco",
+        "last_used",
+        "node_id",
+        "scheme",
+        "shown",
+        "udp",
+    )
+
+    def __init__(
+        self, node_id: NodeId, *, reach: Reachability, rng: random.Random, now: float
+    ) -> None:
+        self.node_id = node_id
+        self.scheme: Scheme = "unknown"
+        self.last_disco: float | None = None
+        """When a disco message of this peer last opened."""
+        self.is_known = False
+        """Whether the application named this peer."""
+        self.is_proven = False
+        """Whether the peer ever completed a QUIC handshake."""
+        self.last_used: float | None = None
+        self.derp_url: DerpUrl | None = None
+        self.derp: PathState | None = None
+        self.udp = UdpPaths(reach=reach, rng=rng)
+        self.shown: PathInfo | None = None
+        """What the application was last told of the route."""
+        self._reach = reach
+        self._last_full_ping: float | None = None
+        self._last_search: float | None = None
+        self._call_tokens = float(CALLS_BURST)
+        self._call_tokens_at = now
+
+    def is_active(self, now: float) -> bool:
+        """Say whether the peer was in use of late."""
+        return self.last_used is not None and now - self.last_used <= ACTIVE_TIME
+
+    def route(self, now: float) -> Route:
+        """Return where payload goes."""
+        udp = self.udp
+        best = udp.best
+        if best is not None and best.is_valid(now):
+            return udp.targets(best, now), None
+        if best is not None:
+            return (best.addr,), self.derp_url
+        if self.last_disco is not None:
+            return (() if udp.chosen is None else (udp.chosen,)), self.derp_url
+        if self._derp_is_proven(now):
+            return (), self.derp_url
+        return udp.dial_addresses(), self.derp_url
+
+    def info(self, now: float) -> PathInfo:
+        """Return where payload goes, in words."""
+        addresses, derp_url = self.route(now)
+        derp_latency = None if self.derp is None else self.derp.latency
+        if not addresses:
+            if derp_url is None:
+                return PathInfo(kind="none", addr=None, derp_url=None, latency=None)
+            return PathInfo(kind="derp", addr=derp_url, derp_url=derp_url, latency=derp_latency)
+        addr = addresses[0]
+        latency = self.udp.latency_of(addr)
+        if derp_url is None:
+            return PathInfo(kind="direct", addr=addr, derp_url=None, latency=latency)
+        latency = earliest(latency, derp_latency)
+        return PathInfo(kind="mixed", addr=addr, derp_url=derp_url, latency=latency)
+
+    def remote_info(self, now: float) -> RemoteInfo:
+        """Return all that is known of the peer."""
+        return RemoteInfo(
+            node_id=self.node_id,
+            scheme=self.scheme,
+            path=self.info(now),
+            derp_url=self.derp_url,
+            derp_latency=None if self.derp is None else self.derp.latency,
+            paths=tuple(
+                RemotePath(addr=addr, latency=path.latency, last_alive=path.last_alive)
+                for addr, path in self.udp.paths.items()
+            ),
+            last_used=self.last_used,
+        )
+
+    def next_change(self, now: float) -> float | None:
+        """Return when the route may change though nothing happens, or ``None``."""
+        change = self.udp.next_change(now)
+        if self.derp is None or self.derp.last_payload is None:
+            return change
+        end = self.derp.last_payload + TRUST_TIME
+        return earliest(change, end) if end > now else change
+
+    def wants_search(self, now: float) -> bool:
+        """Say whether a better way should be looked for."""
+        if self.scheme == "quic":
+            return False
+        best = self.udp.best
+        if self._last_full_ping is None or best is None or not best.is_valid(now):
+            return True
+        if best.latency is None or best.latency <= GOOD_ENOUGH_LATENCY:
+            return False
+        return now - self._last_full_ping >= UPGRADE_INTERVAL
+
+    def settle(self, now: float) -> None:
+        """Let what is out of date go, and choose what follows. Owed after each input."""
+        self.udp.settle(now)
+
+    def add_addresses(
+        self, addresses: Iterable[UdpAddress], *, derp_url: DerpUrl | None, now: float
+    ) -> None:
+        """Learn addresses from the application or from discovery."""
+        for addr in addresses:
+            if addr not in self.udp.paths and self.udp.add(addr, now) is not None:
+                self._last_search = None
+        if derp_url is not None:
+            self._set_derp(derp_url, now)
+
+    def note_send(self, now: float) -> Search | None:
+        """Note that payload is sent, and return what to send besides to find a better way."""
+        self.last_used = now
+        if not self.wants_search(now):
+            return None
+        if self._last_search is not None and now - self._last_search < SEARCH_INTERVAL:
+            return None
+        return self.search(now)
+
+    def note_derp_payload(self, url: DerpUrl, now: float) -> None:
+        """Note that payload came through a DERP server, which names this peer as its sender."""
+        self.last_used = now
+        if self.derp_url is None:
+            self._set_derp(url, now)
+
+    def note_disco(self, now: float) -> None:
+        """Note that a disco message of this peer opened."""
+        self.scheme = "disco"
+        self.last_disco = now
+
+    def note_ping_sent(self, addr: Address, now: float) -> None:
+        """Note that a ping was really sent."""
+        path = self._path(addr)
+        if path is not None:
+            path.last_ping = now
+
+    def take_ping(self, source: Address, tx_id: bytes, now: float) -> tuple[bool, bool]:
+        """Take a ping, and say whether to answer it and whether to ping back."""
+        if isinstance(source, DerpAddress):
+            # An authenticated ping is trusted to move the peer to another DERP server.
+            return self._set_derp(source.url, now).note_ping(tx_id, now), False
+        path = self.udp.add(source, now)
+        if path is None:
+            return True, False
+        if not path.note_ping(tx_id, now):
+            return False, False
+        self.udp.prune(now)
+        return True, not self.udp.is_proven(now) and self._reach.can_send(source)
+
+    def take_pong(self, addr: Address, source: Address, latency: float, now: float) -> bool:
+        """Take the pong to a ping that went to ``addr``, and say whether it counts."""
+        if isinstance(addr, UdpAddress) and isinstance(source, UdpAddress):
+            return self.udp.take_pong(addr, source, latency, now)
+        if isinstance(addr, DerpAddress) and isinstance(source, DerpAddress):
+            path = self._path(source)
+            if path is not None:
+                path.pong = PongRecord(latency, now)
+                return True
+        return False
+
+    def take_ping_timeout(self, addr: Address, sent_at: float) -> None:
+        """Take the news that a ping was not answered."""
+        if isinstance(addr, UdpAddress):
+            self.udp.take_ping_timeout(addr, sent_at)
+            return
+        path = self._path(addr)
+        if path is not None and path.last_ping == sent_at:
+            path.last_ping = None
+
+    def take_call_me_maybe(self, addresses: Iterable[UdpAddress], now: float) -> Search | None:
+        """Take the peer's list of its addresses; ``None`` if it comes too often to be heeded."""
+        if not self._take_call_token(now):
+            return None
+        if not self.udp.take_call_me_maybe(addresses, now):
+            self._last_search = None  # the peer has to hear from us soon
+        return Search(self._pings(now))
+
+    def beat(self, now: float) -> Search | None:
+        """Return what the heartbeat sends to a peer in use."""
+        if self.scheme == "quic" or not self.is_active(now):
+            return None
+        if self.wants_search(now):
+            return self.search(now)
+        best = self.udp.best
+        path = None if best is None else self.udp.paths.get(best.addr)
+        if best is None or path is None:
+            return None
+        if path.last_ping is not None and now - path.last_ping < STAY_ALIVE_MIN_AGE:
+            return None
+        return Search([best.addr])
+
+    def search(self, now: float) -> Search:
+        """Return what to send to find a way, however short ago it was done."""
+        self._last_search = now
+        return Search(self._pings(now), self.derp_url)
+
+    def adopt(self, source: Address, scheme: Literal["disco", "quic"], now: float) -> None:
+        """Take the news that the peer proved its identity in a handshake from ``source``.
+
+        What the peer showed itself weighs more than what a handshake lets one suppose.
+        """
+        self.is_proven = True
+        shown_lately = self.last_disco is not None and now - self.last_disco <= ACTIVE_TIME
+        if scheme == "disco" or not shown_lately:
+            self.scheme = scheme
+        if self.scheme == "quic":
+            self.last_disco = None
+        self.confirm(source, now)
+        if isinstance(source, UdpAddress) and source in self.udp.paths:
+            self.udp.chosen = source  # not proven for a peer with disco, but better than chance
+
+    def confirm(self, source: Address, now: float) -> None:
+        """Take the news that an authenticated QUIC packet of the peer came from ``source``."""
+        self.last_used = now
+        if isinstance(source, DerpAddress):
+            if self.last_disco is None or self.derp_url is None:
+                self._set_derp(source.url, now)
+            path = self._path(source)
+        else:
+            path = self.udp.add(source, now)
+        if path is None:
+            return
+        path.last_payload = now
+        if isinstance(source, DerpAddress):
+            return
+        if self.last_disco is None:
+            self.udp.prove_by_payload(source, now)
+        else:
+            self.udp.extend_trust(source, now)
+
+    def reset(self) -> None:
+        """Take the news that this node's network is another one: nothing is proven any more."""
+        self.udp.reset()
+        self._last_search = None
+
+    def _path(self, addr: Address) -> PathState | None:
+        if isinstance(addr, DerpAddress):
+            return self.derp if addr.url == self.derp_url else None
+        return self.udp.paths.get(addr)
+
+    def _derp_is_proven(self, now: float) -> bool:
+        """Say whether authenticated payload came through the DERP server within the trust time."""
+        if self.derp is None or self.derp.last_payload is None:
+            return False
+        return now < self.derp.last_payload + TRUST_TIME
+
+    def _set_derp(self, url: DerpUrl, now: float) -> PathState:
+        if self.derp is None or self.derp_url != url:
+            self.derp_url, self.derp = url, PathState(now)
+            self._last_search = None
+        return self.derp
+
+    def _pings(self, now: float) -> list[Address]:
+        """Return the paths to ping: a full ping."""
+        pings: list[Address] = []
+        if self.derp is not None and self.derp_url is not None and self.derp.needs_ping(now):
+            pings.append(DerpAddress(self.derp_url, self.node_id))
+        self.udp.prune(now)
+        paths = self.udp.paths
+        pings.extend(addr for addr in self.udp.usable() if paths[addr].needs_ping(now))
+        self._last_full_ping = now
+        return pings
+
+    def _take_call_token(self, now: float) -> bool:
+        earned = (now - self._call_tokens_at) / CALLS_INTERVAL
+        self._call_tokens = min(float(CALLS_BURST), self._call_tokens + earned)
+        self._call_tokens_at = now
+        if self._call_tokens < 1:
+            return False
+        self._call_tokens -= 1
+        return True

@@ -1,0 +1,327 @@
+"""How nodes find a way to each other: the path finder among others of its kind."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from iroh_proto.address import DerpAddress, UdpAddress
+from iroh_proto.box import SharedBox
+from iroh_proto.disco.message import Ping, seal_envelope
+from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import SecretKey
+from iroh_proto.paths import node_map
+from iroh_proto.paths.finder import HEARTBEAT_INTERVAL, PathFinder
+from iroh_proto.paths.select import TRUST_TIME
+from tests.proto.path_world import DERP_LATENCY, UDP_LATENCY, URL, Packet, World
+
+NOWHERE = UdpAddress("192.0.2.200", 9)
+
+
+def is_udp(packet: Packet) -> bool:
+    return isinstance(packet.target, UdpAddress)
+
+
+def no_udp(packet: Packet) -> bool:
+    return is_udp(packet)
+
+
+def test_a_known_address_is_proven_by_one_round_trip() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    assert alice.send(bob) == ((bob.addr,), None)
+    world.run(2 * UDP_LATENCY + 0.001)
+    info = alice.finder.path_info(bob.id)
+    assert (info.kind, info.addr) == ("direct", bob.addr)
+    assert info.latency == pytest.approx(2 * UDP_LATENCY)
+    assert bob.finder.node_at(alice.addr, now=world.now) is None  # its own pong is on the way
+    world.run(UDP_LATENCY)
+    assert bob.finder.node_at(alice.addr, now=world.now) == alice.id
+
+
+def test_two_firewalled_nodes_go_from_derp_to_direct() -> None:
+    world = World()
+    alice, bob = world.pair(firewall=True)
+    alice.learn(bob, derp=True)
+    assert alice.send(bob) == ((), URL)
+    assert alice.kinds(bob) == ["derp"]
+    world.run(DERP_LATENCY)
+    assert bob.payloads == [(world.now, DerpAddress(URL, alice.id))]
+    bob.send(alice)
+    world.chat(alice, bob, 1.0, every=0.05)
+    assert alice.kind(bob) == bob.kind(alice) == "direct"
+    assert alice.send(bob) == ((bob.addr,), None)
+    took = next(when for when, event in alice.events if isinstance(event, PongReceived))
+    assert took - 100.0 < 2 * DERP_LATENCY + 4 * UDP_LATENCY + 1e-6
+
+
+def test_payload_goes_both_ways_until_a_pong_came() -> None:
+    world = World()
+    alice, bob = world.pair()
+    world.drop = no_udp
+    alice.learn(bob, bob.addr, derp=True)
+    for _ in range(5):
+        assert alice.send(bob) == ((bob.addr,), URL)
+        world.run(1.0)
+    world.drop = lambda packet: False
+    world.chat(alice, bob, 6.0)
+    assert alice.send(bob) == ((bob.addr,), None)
+
+
+def test_an_idle_connection_stays_direct_by_its_heartbeat() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    alice.send(bob)
+    world.run(40.0)
+    assert alice.kind(bob) == "direct"
+    assert alice.kinds(bob)[-1:] == ["direct"]
+
+
+def test_a_dead_direct_path_falls_back_within_the_trust_time_and_comes_back() -> None:
+    world = World()
+    alice, bob = world.pair(firewall=True)
+    alice.learn(bob, derp=True)
+    world.chat(alice, bob, 3.0)
+    assert alice.kind(bob) == bob.kind(alice) == "direct"
+    world.drop = no_udp
+    world.chat(alice, bob, TRUST_TIME + 0.1)
+    assert alice.kind(bob) == "mixed"
+    assert alice.send(bob)[1] == URL
+    before = len(bob.payloads)
+    world.chat(alice, bob, 20.0)
+    assert len(bob.payloads) - before >= 40
+    world.drop = lambda packet: False
+    world.chat(alice, bob, HEARTBEAT_INTERVAL + 1.0)
+    assert alice.kind(bob) == bob.kind(alice) == "direct"
+
+
+def test_without_any_traffic_the_path_is_announced_as_it_expires() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    alice.send(bob)
+    world.run(1.0)
+    assert alice.kind(bob) == "direct"
+    world.drop = no_udp
+    world.run(TRUST_TIME)
+    assert alice.kinds(bob)[-2:] == ["direct", "mixed"]
+
+
+def test_a_path_that_only_leads_here_is_given_up() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.chat(alice, bob, 3.0)
+    assert alice.kind(bob) == "direct"
+    world.drop = lambda packet: is_udp(packet) and packet.sender is alice
+    world.chat(alice, bob, 25.0)
+    # Bob's payload still arrives by UDP, but what Alice sends that way does not.
+    assert any(source == bob.addr for when, source in alice.payloads if when > world.now - 1)
+    assert alice.send(bob)[1] == URL
+
+
+def test_strangers_that_ping_are_answered_and_known() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    world.run(1.0)
+    assert any(isinstance(event, PingReceived) for _, event in bob.events)
+    assert bob.finder.stats.nodes == 1
+    assert bob.finder.path_info(alice.id).kind == "direct"
+
+
+def test_forged_pings_create_no_state() -> None:
+    world = World()
+    alice, bob = world.pair()
+    mallory = SecretKey(bytes(32))
+    box = SharedBox(mallory, bob.id)
+    forged = seal_envelope(
+        Ping(bytes(12), alice.id).encode(), sender=alice.id, box=box, nonce=bytes(24)
+    )
+    bob.finder.receive_datagrams([forged], NOWHERE, now=world.now)
+    bob.flush()
+    assert bob.finder.stats.nodes == 0
+    assert bob.events == []
+    assert bob.finder.datagrams_to_send() == []
+
+
+def test_replayed_pings_move_nothing() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.chat(alice, bob, 1.0)
+    (ping,) = [p.data for p in world.log if p.sender is alice and p.data is not None and is_udp(p)][
+        :1
+    ]
+    assert ping is not None
+    for number in range(1, 20):
+        bob.finder.receive_datagrams([ping], UdpAddress("192.0.2.66", number), now=world.now)
+        bob.flush()
+        assert bob.send(alice) == ((alice.addr,), None)
+    world.chat(alice, bob, 20.0)
+    assert bob.send(alice) == ((alice.addr,), None)
+
+
+def test_a_ping_through_another_derp_server_moves_the_peer_there() -> None:
+    world = World()
+    alice, bob = world.pair()
+    bob.learn(alice, derp=True)
+    other = type(URL).from_str("https://other.example/")
+    alice.finder.add_node_addr(bob.id, (), derp_url=other, now=world.now)
+    alice.send(bob)
+    world.run(1.0)
+    assert bob.finder.remote_infos()[0].derp_url == other
+
+
+def test_payload_through_another_derp_server_does_not_move_a_peer_with_disco() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, derp=True)
+    world.drop = no_udp
+    world.chat(alice, bob, 1.0)
+    other = type(URL).from_str("https://other.example/")
+    bob.finder.note_derp_payload(DerpAddress(other, alice.id), now=world.now)
+    bob.finder.confirm(alice.id, DerpAddress(other, alice.id), now=world.now)
+    assert bob.send(alice)[1] == URL
+
+
+def test_call_me_maybe_makes_the_peer_ping_every_address() -> None:
+    world = World()
+    alice, bob = world.pair(firewall=True)
+    alice.learn(bob, derp=True)
+    alice.send(bob)
+    world.run(DERP_LATENCY + 1e-6)
+    assert any(isinstance(event, CallMeMaybeReceived) for _, event in bob.events)
+    assert [p.target for _, p in bob.sent if is_udp(p)] == [alice.addr]
+
+
+def test_call_me_maybes_beyond_a_rate_are_ignored() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, derp=True)
+    alice.send(bob)
+    world.run(0.1)
+    pinger = alice.finder._pinger
+    for number in range(50):
+        pinger.call_me_maybe(
+            DerpAddress(URL, bob.id), [UdpAddress("192.0.2.7", 1 + number)], now=world.now
+        )
+    alice.flush()
+    world.run(0.1)
+    assert len([p for _, p in bob.sent if is_udp(p) and p.data]) < 30
+    assert bob.finder.stats.calls_ignored > 40
+
+
+def test_call_me_maybe_from_an_unknown_node_is_ignored() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.finder._pinger.call_me_maybe(DerpAddress(URL, bob.id), [alice.addr], now=world.now)
+    alice.flush()
+    world.run(0.1)
+    assert bob.finder.stats.calls_ignored == 1
+    assert bob.finder.stats.nodes == 0
+
+
+def test_a_slow_path_is_upgraded_once_a_minute() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    world.chat(alice, bob, 1.0)
+    extra = UdpAddress("203.0.113.9", 1)
+    alice.learn(bob, extra)
+    world.chat(alice, bob, 130.0)
+    pings = [when for when, p in alice.sent if p.target == extra]
+    assert 1 < len(pings) <= 3
+
+
+def test_peers_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 3)
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    ids = [SecretKey.generate(random.Random(number)).public for number in range(5)]
+    for number, node_id in enumerate(ids[:4]):
+        finder.add_node_addr(node_id, [NOWHERE], derp_url=None, now=float(number))
+        finder.route(node_id, now=float(number)) if number < 2 else None
+    assert finder.stats.nodes == 3
+    assert finder.path_info(ids[2]).kind == "none"  # never used: the first to go
+
+
+def test_when_all_peers_are_in_use_the_application_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 2)
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    ids = [SecretKey.generate(random.Random(number)).public for number in range(3)]
+    for node_id in ids[:2]:
+        finder.add_node_addr(node_id, [NOWHERE], derp_url=None, now=0.0)
+        finder.route(node_id, now=0.0)
+    with pytest.raises(LocalProtocolError, match="in use"):
+        finder.add_node_addr(ids[2], [], derp_url=None, now=1.0)
+    assert not finder.note_derp_payload(DerpAddress(URL, ids[2]), now=1.0)
+    assert finder.stats.strangers_refused == 1
+
+
+def test_strangers_make_room_for_strangers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_map, "STRANGERS_LIMIT", 5)
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    friend = SecretKey.generate(random.Random("friend")).public
+    finder.add_node_addr(friend, [NOWHERE], derp_url=None, now=0.0)
+    for number in range(100):
+        stranger = SecretKey.generate(random.Random(number)).public
+        assert finder.note_derp_payload(DerpAddress(URL, stranger), now=1.0)
+    assert finder.stats.nodes == 6
+    assert friend in [info.node_id for info in finder.remote_infos()]
+
+
+def test_unused_strangers_are_pruned_by_the_heartbeat() -> None:
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    finder.start(now=0.0)
+    for number in range(100):
+        stranger = SecretKey.generate(random.Random(number)).public
+        finder.note_derp_payload(DerpAddress(URL, stranger), now=float(number) / 100)
+    assert finder.stats.nodes == 100
+    finder.handle_timer(now=50.0)
+    assert finder.stats.nodes == node_map.INACTIVE_NODES_LIMIT
+
+
+def test_forgotten_peers_are_gone() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.chat(alice, bob, 1.0)
+    alice.finder.forget(bob.id, now=world.now)
+    assert alice.finder.path_info(bob.id).kind == "none"
+    assert alice.finder.node_at(bob.addr, now=world.now) is None
+    assert alice.send(bob) == ((), None)
+
+
+def test_a_network_change_takes_all_proofs_back() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.chat(alice, bob, 1.0)
+    alice.finder.network_changed(now=world.now)
+    alice.flush()
+    assert alice.kinds(bob)[-1] == "mixed"
+    world.chat(alice, bob, 1.0)
+    assert alice.kind(bob) == "direct"
+
+
+def test_one_is_no_peer_of_oneself() -> None:
+    world = World()
+    alice, _ = world.pair()
+    with pytest.raises(LocalProtocolError):
+        alice.learn(alice, alice.addr)
+
+
+def test_after_close_nothing_is_due() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    alice.send(bob)
+    alice.finder.close(now=world.now)
+    assert alice.finder.get_timer() is None
