@@ -101,13 +101,18 @@ class Driver(Generic[EventT]):
         self._flushing = True
         try:
             machine = self._machine
+            event = machine.next_event()
             more = True
             while more:
-                while (event := machine.next_event()) is not None:
+                while event is not None:
                     self._handlers.get(type(event), self._on_event)(event)
+                    event = machine.next_event()
                 more = False
                 for port in self._ports:
                     more |= port.flush()
+                # Gathering what is to be sent may bring out more.
+                event = machine.next_event()
+                more |= event is not None
         finally:
             self._flushing = False
         deadline = machine.get_timer()

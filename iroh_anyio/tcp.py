@@ -33,7 +33,7 @@ WRITE_TIMEOUT = 20.0
 """Seconds without the peer taking a byte after which a connection counts as broken. Relays drop
 clients that do not read for less (2 s a frame); a train in a tunnel is out of reach for longer."""
 
-CLOSE_TIMEOUT = 2.0
+CLOSE_TIMEOUT = 1.0
 """Seconds a connection gets to send its last bytes."""
 
 Socket: TypeAlias = socket.socket
