@@ -32,6 +32,7 @@ from iroh_anyio.quic.streams import StreamTable
 from iroh_anyio.quic.tls import NodeContext
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId
+from iroh_proto.magicsock import PayloadKey
 from iroh_proto.timers import earliest
 
 TIMER_GRANULARITY = 0.001
@@ -92,6 +93,9 @@ class NodeConnection:
     nothing older. ``reason`` is set when the connection is over, ``is_gone`` when it may be
     forgotten. ``failures`` counts exceptions of aioquic.
 
+    ``keys`` (where its datagrams go), ``initial_cid`` (of the first packet accepted), ``tier``
+    (the nature of its path) and ``is_reported`` (whether its end was told) are its owner's notes.
+
     :param number: the connection's number in events.
     :param routes: which connection a connection id belongs to; kept up to date for this one.
     :param emit: takes the events of an established connection, but for its end.
@@ -118,12 +122,16 @@ class NodeConnection:
         "failures",
         "heard",
         "incoming",
+        "initial_cid",
+        "is_reported",
+        "keys",
         "node_id",
         "number",
         "packets_received",
         "packets_sent",
         "parameters",
         "reason",
+        "tier",
     )
 
     def __init__(
@@ -132,6 +140,7 @@ class NodeConnection:
         quic: NodeQuic,
         number: int,
         incoming: bool,
+        keys: list[PayloadKey],
         options: EndpointOptions,
         routes: MutableMapping[bytes, NodeConnection],
         emit: Callable[[QuicEvent], object],
@@ -139,12 +148,16 @@ class NodeConnection:
     ) -> None:
         self.number = number
         self.incoming = incoming
+        self.keys = keys
+        self.initial_cid: bytes | None = None
         self.node_id: NodeId | None = None
         self.alpn = b""
         self.parameters: PeerParameters | None = None
         self.deadline: float | None = None
         self.heard = False
         self.reason: CloseReason | None = None
+        self.is_reported = False
+        self.tier: str | None = None
         self.failures = 0
         self.packets_sent = self.packets_received = 0
         self.bytes_sent = self.bytes_received = 0
@@ -353,8 +366,8 @@ class NodeConnection:
 
     def forget_routes(self) -> None:
         """Let no packet be routed here any more."""
-        for cid in (*self._quic.open_cids(), self._quic.original_destination_connection_id):
-            if self._routes.get(cid) is self:
+        for cid in (*self._quic.open_cids(), self.initial_cid):
+            if cid is not None and self._routes.get(cid) is self:
                 del self._routes[cid]
 
     # Helpers
@@ -414,7 +427,8 @@ class NodeConnection:
         self.node_id = context.peer_id
         self.alpn = event.alpn_protocol.encode("latin-1")
         self._handshake_deadline = None
-        self._routes.pop(quic.original_destination_connection_id, None)
+        if self.initial_cid is not None:
+            self._routes.pop(self.initial_cid, None)
         quic.release_handshake_buffers()
         self.parameters = peer_parameters(quic.received_extensions)
         if self.parameters.max_udp_payload_size is not None:

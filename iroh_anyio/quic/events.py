@@ -191,7 +191,6 @@ class EndpointStats:
     """Counts of an endpoint since it began. All are datagrams unless the name says otherwise."""
 
     received: int = 0
-    dropped_empty: int = 0
     dropped_unknown: int = 0
     dropped_malformed: int = 0
     dropped_half_open_limit: int = 0

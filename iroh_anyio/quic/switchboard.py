@@ -1,0 +1,332 @@
+"""The connections of an endpoint: which packet is whose, and what becomes of each.
+
+Connections are found by connection id, never by address: a peer's packets come by whatever path.
+An accepted connection answers whence it was called until the peer proved who it is; from then on,
+as a dialled one from the start, it sends to the node and leaves the path to Magicsock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from iroh_anyio.quic.admission import Admission, Admitted
+from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE
+from iroh_anyio.quic.connection import NodeConnection, NodeQuic
+from iroh_anyio.quic.dial import Dial
+from iroh_anyio.quic.events import ConnectionClosed, EndpointStats, QuicEvent
+from iroh_anyio.quic.factory import QuicFactory
+from iroh_anyio.quic.header import LONG_HEADER, long_destination_cid
+from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.tls import IdentityKind
+from iroh_proto.address import Address, NodeAddr
+from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.magicsock import Magicsock, PathInfo, PayloadKey, ReceivedPayload
+from iroh_proto.timers import TimerTable
+
+KNOWN_KINDS_LIMIT = 1024
+"""Nodes whose kind of identity is remembered, to be dialled with it at once the next time."""
+
+ANSWERED_KEYS_LIMIT = 3
+"""Ways by which a half-open connection is answered: the client may be heard on several, of which
+not all need to carry answers."""
+
+
+_CID_END = 1 + CONNECTION_ID_SIZE
+
+
+class Switchboard:
+    """All connections, with ``magicsock`` to send by. ``emit`` takes their events."""
+
+    def __init__(
+        self,
+        *,
+        magicsock: Magicsock,
+        secret_key: SecretKey,
+        rng: random.Random,
+        options: EndpointOptions,
+        emit: Callable[[QuicEvent], object],
+    ) -> None:
+        self.stats = EndpointStats()
+        self._magicsock = magicsock
+        self._options = options
+        self._emit = emit
+        self._factory = QuicFactory(secret_key=secret_key, rng=rng, options=options)
+        self._admission = Admission(options=options, rng=rng, stats=self.stats)
+        self._connections: dict[int, NodeConnection] = {}
+        self._next_number = 0
+        self.unix_offset = 0.0
+        """Seconds to add to the machine's time for the time since 1970."""
+        self._routes: dict[bytes, NodeConnection] = {}
+        self._timers: TimerTable[NodeConnection] = TimerTable()
+        self._half_open: set[NodeConnection] = set()
+        self._dials: dict[NodeConnection, Dial] = {}
+        self._by_node: dict[NodeId, list[NodeConnection]] = {}
+        self._kinds: OrderedDict[NodeId, IdentityKind] = OrderedDict()
+        # An ordered set: connections flush in the order in which they were touched.
+        self._touched: dict[NodeConnection, None] = {}
+
+    # State
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def find(self, number: int) -> NodeConnection | None:
+        """Return the connection with a number, until it is gone."""
+        return self._connections.get(number)
+
+    def was_assigned(self, number: int) -> bool:
+        """Say whether a number ever named a connection."""
+        return 0 <= number < self._next_number
+
+    def open_connections(self) -> list[NodeConnection]:
+        """Return the connections that are not over."""
+        return [conn for conn in self._connections.values() if conn.reason is None]
+
+    def get_timer(self) -> float | None:
+        """Return the earliest deadline, or ``None``. Changes nothing."""
+        return self._timers.earliest()
+
+    # Input
+
+    def set_alpns(self, alpns: Sequence[bytes]) -> None:
+        """Serve these protocols on connections accepted from now on."""
+        self._factory.set_alpns(alpns)
+        self._admission.serves = bool(alpns)
+
+    def dial(self, addr: NodeAddr, *, alpn: bytes, now: float) -> int:
+        """Begin to dial a node that Magicsock knows, and return the connection's number."""
+        dial = Dial(
+            addr=addr,
+            alpn=alpn,
+            mode=self._options.identity,
+            known=self._kinds.get(addr.node_id),
+        )
+        conn = self._add(
+            self._dialling_quic(dial, now), incoming=False, keys=[addr.node_id], now=now
+        )
+        conn.node_id, conn.alpn = addr.node_id, alpn
+        self._by_node.setdefault(addr.node_id, []).append(conn)
+        self._dials[conn] = dial
+        conn.dial(now)
+        self.touch(conn, now=now)
+        return conn.number
+
+    def receive(self, payload: ReceivedPayload, *, now: float) -> None:
+        """Take QUIC datagrams that came together."""
+        routes = self._routes
+        self.stats.received += len(payload.datagrams)
+        current: NodeConnection | None = None
+        run: list[bytes] = []
+        for datagram in payload.datagrams:
+            if datagram and datagram[0] < LONG_HEADER:
+                conn = routes.get(datagram[1:_CID_END])
+            else:
+                conn = routes.get(long_destination_cid(datagram))
+            if conn is None:
+                conn = self._admit(datagram, payload, now)
+                if conn is None:
+                    continue
+            if conn is not current:
+                if current is not None:
+                    self._feed(current, run, payload, now)
+                current, run = conn, []
+            run.append(datagram)
+        if current is not None:
+            self._feed(current, run, payload, now)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Let deadlines expire."""
+        for conn in self._timers.pop_expired(now):
+            conn.handle_timer(now)
+            self.touch(conn, now=now)
+
+    def note_path_change(self, node_id: NodeId, path: PathInfo, *, now: float) -> None:
+        """Note that payload for a node takes another way.
+
+        Only a change between a direct path and a server is taken to be of another nature; the
+        time in between, when both are used, belongs to what was before.
+        """
+        tier = path.kind if path.kind in ("direct", "derp") else None
+        for conn in self._by_node.get(node_id, ()):
+            restart = tier is not None and conn.tier is not None and tier != conn.tier
+            conn.tier = tier or conn.tier
+            conn.note_path_change(restart=restart)
+            self.touch(conn, now=now)
+
+    def touch(self, conn: NodeConnection, *, now: float, source: Address | None = None) -> None:
+        """Note that something was done to a connection: a flush is owed, and it may be over.
+
+        :param source: where the datagrams came from that did it.
+        """
+        self._touched[conn] = None
+        if conn.reason is not None and not conn.is_reported:
+            self._end(conn, source, now)
+
+    def settle(self, *, now: float) -> bool:
+        """Send what touched connections have to send; say whether there were any."""
+        if not self._touched:
+            return False
+        while self._touched:
+            conn = next(iter(self._touched))
+            del self._touched[conn]
+            self._send(conn, conn.flush(now), now)
+            if conn.reason is not None and not conn.is_reported:
+                self._end(conn, None, now)
+            if conn.is_gone:
+                self._remove(conn)
+            elif conn.deadline is not None:
+                self._timers.set(conn, conn.deadline)
+        return True
+
+    # Helpers
+
+    def _admit(
+        self, datagram: bytes, payload: ReceivedPayload, now: float
+    ) -> NodeConnection | None:
+        if not datagram:
+            self.stats.dropped_malformed += 1
+            return None
+        verdict = self._admission.judge(
+            datagram,
+            payload.source,
+            payload.key if isinstance(payload.key, NodeId) else None,
+            connections=len(self._connections),
+            half_open=len(self._half_open),
+            now=now,
+        )
+        if isinstance(verdict, Admitted):
+            return self._accept(verdict, payload.key, now)
+        if verdict is not None:
+            self._magicsock.send_payloads(payload.key, [verdict], now=now)
+        return None
+
+    def _accept(self, admitted: Admitted, key: PayloadKey, now: float) -> NodeConnection:
+        quic = self._factory.accept(
+            original_destination_cid=admitted.original_cid,
+            retry_source_cid=admitted.retry_cid,
+            unix_time=now + self.unix_offset,
+        )
+        conn = self._add(quic, incoming=True, keys=[key], now=now)
+        conn.initial_cid = admitted.initial_cid
+        self._routes[admitted.initial_cid] = conn
+        self._half_open.add(conn)
+        self.stats.handshakes_begun += 1
+        return conn
+
+    def _dialling_quic(self, dial: Dial, now: float) -> NodeQuic:
+        return self._factory.dial(
+            dial.addr.node_id, alpn=dial.alpn, kind=dial.kind, unix_time=now + self.unix_offset
+        )
+
+    def _add(
+        self, quic: NodeQuic, *, incoming: bool, keys: list[PayloadKey], now: float
+    ) -> NodeConnection:
+        conn = NodeConnection(
+            quic=quic,
+            number=self._next_number,
+            incoming=incoming,
+            keys=keys,
+            options=self._options,
+            routes=self._routes,
+            emit=self._emit,
+            now=now,
+        )
+        self._next_number += 1
+        self._connections[conn.number] = conn
+        return conn
+
+    def _feed(
+        self, conn: NodeConnection, run: list[bytes], payload: ReceivedPayload, now: float
+    ) -> None:
+        source = payload.source
+        dial = self._dials.get(conn) if self._dials else None
+        if dial is not None and source in dial.passed_over:
+            return
+        conn.receive(run, now)
+        if conn.is_established:
+            if dial is not None or conn in self._half_open:
+                self._settle_in(conn, source, now)
+            elif conn.heard and conn.node_id is not None:
+                self._magicsock.confirm(conn.node_id, source, now=now)
+        elif conn.incoming:
+            if not conn.has_begun:
+                # Nothing in it could be read: not a handshake after all.
+                self.stats.dropped_malformed += len(run)
+                self._half_open.discard(conn)
+                self._remove(conn)
+                return
+            if payload.key not in conn.keys and len(conn.keys) < ANSWERED_KEYS_LIMIT:
+                conn.keys.append(payload.key)
+        self.touch(conn, now=now, source=source)
+
+    def _settle_in(self, conn: NodeConnection, source: Address, now: float) -> None:
+        """Send to the node from now on, which has proven to be at ``source``."""
+        node_id, context = conn.node_id, conn.context
+        assert node_id is not None
+        assert context is not None
+        self._half_open.discard(conn)
+        self._dials.pop(conn, None)
+        conn.keys = [node_id]
+        if conn.incoming:
+            self._by_node.setdefault(node_id, []).append(conn)
+        self._kinds[node_id] = context.kind
+        self._kinds.move_to_end(node_id)
+        if len(self._kinds) > KNOWN_KINDS_LIMIT:
+            self._kinds.popitem(last=False)
+        punches = conn.parameters is not None and conn.parameters.punches_in_quic
+        self._magicsock.adopt(source, node_id, "quic" if punches else "disco", now=now)
+
+    def _end(self, conn: NodeConnection, source: Address | None, now: float) -> None:
+        """Go on with a dial that may go on, or report the end."""
+        reason, dial = conn.reason, self._dials.get(conn)
+        assert reason is not None
+        if dial is not None and dial.goes_on(
+            reason,
+            context=conn.context,
+            source=source,
+            is_proven_source=self._is_proven(source, dial.addr.node_id),
+        ):
+            self._send(conn, conn.flush(now), now)  # the CONNECTION_CLOSE, if it is ours to send
+            conn.replace(self._dialling_quic(dial, now), now)
+            self._touched[conn] = None
+            return
+        conn.is_reported = True
+        self._half_open.discard(conn)
+        self._dials.pop(conn, None)
+        self.stats.quic_failures += conn.failures
+        self._leave_node(conn)
+        if conn.incoming and not conn.is_established:
+            if reason.kind == "unreachable":
+                self.stats.handshakes_expired += 1
+            else:
+                self.stats.handshakes_failed += 1
+            return
+        if dial is not None:
+            reason = dial.final_reason(reason)
+        self._emit(ConnectionClosed(connection=conn.number, reason=reason))
+
+    def _is_proven(self, source: Address | None, node_id: NodeId) -> bool:
+        """Say whether a node answered pings at a UDP address."""
+        path = self._magicsock.path_info(node_id)
+        return path.kind == "direct" and path.addr == source and path.latency is not None
+
+    def _leave_node(self, conn: NodeConnection) -> None:
+        if conn.node_id is not None and conn.node_id in self._by_node:
+            conns = self._by_node[conn.node_id]
+            if conn in conns:
+                conns.remove(conn)
+            if not conns:
+                del self._by_node[conn.node_id]
+
+    def _send(self, conn: NodeConnection, datagrams: list[bytes], now: float) -> None:
+        if datagrams:
+            for key in conn.keys:
+                self._magicsock.send_payloads(key, datagrams, now=now)
+
+    def _remove(self, conn: NodeConnection) -> None:
+        conn.forget_routes()
+        self._timers.cancel(conn)
+        self._touched.pop(conn, None)
+        self._connections.pop(conn.number, None)
