@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
@@ -89,6 +89,7 @@ class FinderStats:
     """Pongs that prove nothing: their way here is not one the peer is known to have."""
     calls_ignored: int = 0
     """CallMeMaybes from a peer that is not known, or sends too many."""
+    disco: DiscoStats = field(default_factory=DiscoStats)
 
 
 class PathFinder:
@@ -119,12 +120,7 @@ class PathFinder:
     @property
     def stats(self) -> FinderStats:
         """A copy of the counters."""
-        return replace(self._stats, nodes=len(self._nodes))
-
-    @property
-    def disco_stats(self) -> DiscoStats:
-        """A copy of the counters of disco messages."""
-        return self._pinger.stats
+        return replace(self._stats, nodes=len(self._nodes), disco=self._pinger.stats)
 
     def start(self, *, now: float) -> None:
         """Begin the heartbeat."""

@@ -257,7 +257,7 @@ def test_lesson_22_late_pongs_are_counted_and_harmless() -> None:
     alice.events.clear()
     alice.finder.receive_datagrams([pong], bob.addr, now=world.now)
     alice.flush()
-    assert alice.finder.disco_stats.unmatched_pongs == 1
+    assert alice.finder.stats.disco.unmatched_pongs == 1
     assert alice.events == []
 
 
