@@ -39,24 +39,27 @@ class Reader:
     should be. What is left at the end is for the caller to judge: postcard itself ignores it.
     """
 
-    __slots__ = ("_data", "_position")
+    __slots__ = ("_data", "position")
+
+    position: int
+    """How many bytes were read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._position = 0
+        self.position = 0
 
     @property
     def remaining(self) -> int:
         """How many bytes are left."""
-        return len(self._data) - self._position
+        return len(self._data) - self.position
 
     def take(self, size: int) -> bytes:
         """Read so many bytes: an array, whose size is not on the wire."""
-        end = self._position + size
+        end = self.position + size
         if end > len(self._data):
             raise DecodeError(f"cut short: {size} bytes wanted, {self.remaining} left")
-        data = self._data[self._position : end]
-        self._position = end
+        data = self._data[self.position : end]
+        self.position = end
         return data
 
     def u8(self) -> int:
