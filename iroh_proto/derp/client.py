@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from iroh_proto.address import DerpUrl
@@ -30,6 +30,7 @@ from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpClientEvent,
+    DerpClientStats,
     DerpConnected,
     HealthReported,
     PeerGone,
@@ -71,33 +72,14 @@ RECEIVED_LIMIT = 16_384
 """Payloads waiting for :meth:`DerpClient.received_payloads`; past it the oldest go. A host that
 drains after each input never meets it."""
 
-_PULL_ALL = 1 << 30  # the queue is bounded, so that all of it may be asked for
+HEARD_OF_LIMIT = 4_096
+"""Nodes remembered to have sent through this connection; past it the first of them is forgotten."""
+
+_ALL = 1 << 30  # the queue is bounded, far below this
 _FIRST_BYTE_OF_SERVER_KEY = 1
 _MILLISECOND = 0.001
 
 _State: TypeAlias = Literal["idle", "upgrading", "listening", "handshaking", "connected", "over"]
-
-
-@dataclass(slots=True)
-class DerpClientStats:
-    """Counts since the start.
-
-    :ivar datagrams_sent: datagrams queued for the wire.
-    :ivar datagrams_received: datagrams that came from other nodes.
-    :ivar datagrams_unsent: datagrams that came after the end, or faster than the server allows.
-    :ivar packets_dropped: packets, of one datagram or more, that a slow wire pushed out.
-    :ivar payloads_cut_short: payloads whose last datagram was not whole.
-    :ivar payloads_dropped: received payloads that the owner did not take in time.
-    :ivar replies_dropped: answers not sent because too many were waiting.
-    """
-
-    datagrams_sent: int = 0
-    datagrams_received: int = 0
-    datagrams_unsent: int = 0
-    packets_dropped: int = 0
-    payloads_cut_short: int = 0
-    payloads_dropped: int = 0
-    replies_dropped: int = 0
 
 
 class DerpClient:
@@ -138,6 +120,7 @@ class DerpClient:
         self._listen_deadline: float | None = None
         self._tracker: PingTracker | None = None
         self._has_ponged = False
+        self._heard_of: dict[NodeId, None] = {}
         self._events: deque[DerpClientEvent] = deque()
         self._received: deque[ReceivedDatagrams] = deque()
         self._queue = SendQueue()
@@ -164,6 +147,10 @@ class DerpClient:
     def stats(self) -> DerpClientStats:
         """A copy of the counts."""
         return replace(self._stats)
+
+    def has_heard_of(self, node_id: NodeId) -> bool:
+        """Say whether the node sent something, and the server has not said since that it left."""
+        return node_id in self._heard_of
 
     # Commands
 
@@ -258,9 +245,13 @@ class DerpClient:
         if self._state != "over":
             self._lose("the server closed the connection")
 
-    def data_to_send(self) -> bytes:
-        """Return the bytes to write, and forget them; empty when there are none."""
-        return self._queue.pull(_PULL_ALL)
+    def data_to_send(self, size_wanted: int = _ALL) -> bytes:
+        """Return the bytes to write, and forget them; empty when there are none.
+
+        :param size_wanted: about how many to return; packets are only pushed out of the queue as
+            long as they are in it.
+        """
+        return self._queue.pull(size_wanted)
 
     def received_payloads(self) -> list[ReceivedDatagrams]:
         """Return what other nodes sent, in order, and forget it."""
@@ -372,6 +363,10 @@ class DerpClient:
             self._connect(self._handshake, now)
 
     def _receive_packet(self, packet: RecvPacket) -> None:
+        if packet.src not in self._heard_of:
+            if len(self._heard_of) >= HEARD_OF_LIMIT:
+                del self._heard_of[next(iter(self._heard_of))]
+            self._heard_of[packet.src] = None
         datagrams = split_datagrams(packet.payload)
         if packed_size(datagrams) != len(packet.payload):
             self._stats.payloads_cut_short += 1
@@ -395,6 +390,7 @@ class DerpClient:
                     self._has_ponged = True
                     self._events.append(PongReceived(latency=latency))
             case PeerGoneFrame():
+                self._heard_of.pop(frame.node_id, None)
                 self._events.append(PeerGone(node_id=frame.node_id))
             case Health():
                 self._events.append(HealthReported(problem=frame.problem))

@@ -86,3 +86,25 @@ class ReceivedDatagrams:
     def __repr__(self) -> str:
         sizes = [len(datagram) for datagram in self.datagrams]
         return f"ReceivedDatagrams({self.node_id.fmt_short()}, sizes={sizes})"
+
+
+@dataclass(slots=True)
+class DerpClientStats:
+    """Counts since the start.
+
+    :ivar datagrams_sent: datagrams queued for the wire.
+    :ivar datagrams_received: datagrams that came from other nodes.
+    :ivar datagrams_unsent: datagrams that came after the end, or faster than the server allows.
+    :ivar packets_dropped: packets, of one datagram or more, that a slow wire pushed out.
+    :ivar payloads_cut_short: payloads whose last datagram was not whole.
+    :ivar payloads_dropped: received payloads that the owner did not take in time.
+    :ivar replies_dropped: answers not sent because too many were waiting.
+    """
+
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    datagrams_unsent: int = 0
+    packets_dropped: int = 0
+    payloads_cut_short: int = 0
+    payloads_dropped: int = 0
+    replies_dropped: int = 0
