@@ -99,13 +99,11 @@ class NodeRecord:
 
         :raises LocalProtocolError: if the DERP region is no 16-bit number.
         """
-        match form:
-            case RecordForm.REGION:
-                return self._encode_region()
-            case RecordForm.URL:
-                return self._encode_url()
-            case RecordForm.SET:
-                return self._encode_set()
+        if form is RecordForm.REGION:
+            return self._encode_region()
+        if form is RecordForm.URL:
+            return self._encode_url()
+        return self._encode_set()
 
     def _encode_region(self) -> bytes:
         region = self.derp_region
@@ -142,13 +140,11 @@ def read_node_record(reader: Reader, form: RecordForm) -> NodeRecord:
 
     :raises DecodeError: naming what is wrong.
     """
-    match form:
-        case RecordForm.REGION:
-            return _read_region(reader)
-        case RecordForm.URL:
-            return _read_url(reader)
-        case RecordForm.SET:
-            return _read_set(reader)
+    if form is RecordForm.REGION:
+        return _read_region(reader)
+    if form is RecordForm.URL:
+        return _read_url(reader)
+    return _read_set(reader)
 
 
 def encode_udp_address(address: UdpAddress) -> bytes:

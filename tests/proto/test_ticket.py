@@ -366,6 +366,7 @@ def test_node_tickets_compare_by_value() -> None:
     assert NodeTicket(NODE) != NodeTicket(EMPTY)
     assert NodeTicket(NODE) != str(NodeTicket(NODE))
     assert str(NODE_ID) in repr(NodeTicket(NODE))
+    assert NodeTicket(NODE).nodes == (NODE,)
 
 
 PREFIXES = ["", "node", "endpoint", "blob", "doc"]
