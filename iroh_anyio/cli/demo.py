@@ -34,6 +34,7 @@ from iroh_anyio.derper import Derper
 from iroh_proto import DerpMap, DerpNode
 
 SAMPLE_SIZE = 24 * 1024 * 1024  # bytes; a second or two, long enough to watch
+EXIT_WAIT = 2.0  # seconds for a node to end by itself
 TIME_LIMIT = 300.0  # seconds for the whole demonstration
 
 Json = dict[str, Any]
@@ -183,7 +184,10 @@ async def node(name: str, arguments: list[str]) -> AsyncIterator[Node]:
         yield Node(name, process)
     finally:
         with anyio.CancelScope(shield=True):
-            if process.returncode is None:
+            # Terminating a process that is just ending by itself confuses asyncio's bookkeeping.
+            with anyio.move_on_after(EXIT_WAIT) as waiting:
+                await process.wait()
+            if waiting.cancelled_caught:
                 process.terminate()
             await process.aclose()
 

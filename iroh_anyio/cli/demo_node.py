@@ -18,7 +18,9 @@ from iroh_anyio.connection import Connection
 from iroh_anyio.errors import EndpointError
 from iroh_anyio.quic.endpoint_machine import EndpointEvent
 from iroh_proto import DerpMap, NodeAddr, NodeId
-from iroh_proto.magicsock import CallMeMaybeReceived, HomeDerpChanged, PongReceived
+from iroh_proto.derp.pool_events import HomeDerpChanged
+from iroh_proto.disco.pinger import CallMeMaybeReceived, PongReceived
+from iroh_proto.paths.finder import PathChanged
 
 ALPN = b"iroh-anyio/demo/0"
 CHUNK_SIZE = 256 * 1024
@@ -39,6 +41,8 @@ def observe(event: EndpointEvent) -> None:
             report("home", url=str(url))
         case PongReceived(address=address, latency=latency):
             report("pong", addr=str(address), latency=latency)
+        case PathChanged(path=path) if path.kind != "none":
+            report("path", kind=path.kind, addr=str(path.addr), latency=path.latency)
         case CallMeMaybeReceived(addresses=addresses):
             report("call_me_maybe", addresses=len(addresses))
         case _:
@@ -78,18 +82,15 @@ async def _receive(derp_map: DerpMap) -> None:
         report("ready", node_id=str(endpoint.node_id))
         connection = await endpoint.accept()
         report("verified", node_id=str(connection.remote_node_id))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_report_paths, connection)
-            stream = await connection.accept_bi()
-            digest, count = hashlib.sha256(), 0
-            async for chunk in stream:
-                digest.update(chunk)
-                count += len(chunk)
-            report("done", bytes=count, sha256=digest.hexdigest())
-            await stream.send(digest.digest())
-            await stream.send_eof()
-            await connection.wait_closed()
-            tasks.cancel_scope.cancel()
+        stream = await connection.accept_bi()
+        digest, count = hashlib.sha256(), 0
+        async for chunk in stream:
+            digest.update(chunk)
+            count += len(chunk)
+        report("done", bytes=count, sha256=digest.hexdigest())
+        await stream.send(digest.digest())
+        await stream.send_eof()
+        await connection.wait_closed()
 
 
 async def _send(derp_map: DerpMap, addr: NodeAddr, file: Path) -> None:
@@ -101,14 +102,11 @@ async def _send(derp_map: DerpMap, addr: NodeAddr, file: Path) -> None:
             report("failed", error=str(error))
             raise SystemExit(1) from None
         report("verified", node_id=str(connection.remote_node_id))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_report_paths, connection)
-            await _send_file(connection, file)
-            with anyio.move_on_after(DIRECT_WAIT):
-                async for path in connection.path_changes():
-                    if path.kind == "direct":
-                        break
-            tasks.cancel_scope.cancel()
+        await _send_file(connection, file)
+        with anyio.move_on_after(DIRECT_WAIT):
+            async for path in connection.path_changes():
+                if path.kind == "direct":
+                    break
         connection.close(0, "done")
 
 
@@ -132,11 +130,6 @@ async def _send_file(connection: Connection, file: Path) -> None:
         report("failed", error="the receiver computed another hash")
         return
     report("done", bytes=count, sha256=digest.hexdigest(), seconds=seconds)
-
-
-async def _report_paths(connection: Connection) -> None:
-    async for path in connection.path_changes():
-        report("path", kind=path.kind, addr=str(path.addr), latency=path.latency)
 
 
 if __name__ == "__main__":
