@@ -11,6 +11,7 @@ says so.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
 from math import inf, nextafter
 
@@ -23,13 +24,14 @@ from iroh_anyio.quic.events import (
     CloseReason,
     ConnectionEstablished,
     ConnectionStats,
+    EndpointEvent,
     QuicDatagramReceived,
-    QuicEvent,
 )
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.parameters import PeerParameters, peer_parameters
 from iroh_anyio.quic.streams import StreamTable
 from iroh_anyio.quic.tls import NodeContext
+from iroh_proto.address import Address
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId
 from iroh_proto.magicsock import PayloadKey
@@ -93,19 +95,20 @@ class NodeConnection:
     nothing older. ``reason`` is set when the connection is over, ``is_gone`` when it may be
     forgotten. ``failures`` counts exceptions of aioquic.
 
-    ``keys`` (where its datagrams go), ``initial_cid`` (of the first packet accepted), ``tier``
-    (the nature of its path) and ``is_reported`` (whether its end was told) are its owner's notes.
+    ``keys`` (where its datagrams go), ``sources`` (where the peer was heard of late),
+    ``initial_cid`` (of the first packet accepted), ``tier`` (the nature of its path) and
+    ``is_reported`` (whether its end was told) are its owner's notes.
 
     :param number: the connection's number in events.
     :param routes: which connection a connection id belongs to; kept up to date for this one.
-    :param emit: takes the events of an established connection, but for its end.
+    :param events: where the events of an established connection are appended, but for its end.
     """
 
     __slots__ = (
         "_close_packets",
         "_closing_heard",
         "_datagrams_dropped",
-        "_emit",
+        "_events",
         "_handshake_deadline",
         "_keep_alive_at",
         "_keep_alive_interval",
@@ -131,6 +134,7 @@ class NodeConnection:
         "packets_sent",
         "parameters",
         "reason",
+        "sources",
         "tier",
     )
 
@@ -143,7 +147,7 @@ class NodeConnection:
         keys: list[PayloadKey],
         options: EndpointOptions,
         routes: MutableMapping[bytes, NodeConnection],
-        emit: Callable[[QuicEvent], object],
+        events: deque[EndpointEvent],
         now: float,
     ) -> None:
         self.number = number
@@ -158,12 +162,13 @@ class NodeConnection:
         self.reason: CloseReason | None = None
         self.is_reported = False
         self.tier: str | None = None
+        self.sources: dict[Address, None] = {}
         self.failures = 0
         self.packets_sent = self.packets_received = 0
         self.bytes_sent = self.bytes_received = 0
         self._options = options
         self._routes = routes
-        self._emit = emit
+        self._events = events
         self._handshake_deadline: float | None = now + options.handshake_timeout
         self._keep_alive_at: float | None = None
         self._keep_alive_interval = options.keep_alive_interval
@@ -302,6 +307,8 @@ class NodeConnection:
             self._fail(error)
             datagrams, timer = [], None
         self._collect(now)
+        if self._streams is not None and self.reason is None:
+            self._streams.on_progress()
         if self.reason is not None:
             if datagrams:
                 self._close_packets = datagrams
@@ -353,8 +360,9 @@ class NodeConnection:
     def note_path_change(self, *, restart: bool) -> None:
         """Note that packets take another way now; with ``restart`` one of another nature.
 
-        What was learnt of the old way is then forgotten. Either way a PING goes out at once: its
-        acknowledgement shows soon what was lost on the old way, instead of after a back-off.
+        What was learnt of the old way is then forgotten. Either way, if anything is in flight a
+        PING goes out at once: its acknowledgement shows soon what was lost on the old way,
+        instead of after a back-off.
         """
         if self.reason is not None or self._streams is None:
             return
@@ -362,7 +370,8 @@ class NodeConnection:
             self._quic.restart_estimates()
         else:
             self._quic.restart_probes()
-        self._ping()
+        if self._quic.bytes_in_flight:
+            self._ping()
 
     def forget_routes(self) -> None:
         """Let no packet be routed here any more."""
@@ -373,29 +382,32 @@ class NodeConnection:
     # Helpers
 
     def _collect(self, now: float) -> None:
+        """Pass on what aioquic reports."""
         quic = self._quic
         event = quic.next_event()
-        arrived: dict[int, list[bytes]] = {}
         while event is not None:
-            if type(event) is quic_events.StreamDataReceived and not event.end_stream:
-                arrived.setdefault(event.stream_id, []).append(event.data)
+            if type(event) is quic_events.StreamDataReceived:
+                event = self._deliver(event)
             else:
-                if arrived:
-                    self._deliver(arrived)
                 self._handle(event, now)
-            event = quic.next_event()
-        if arrived:
-            self._deliver(arrived)
-        if self._streams is not None:
-            self._streams.on_progress()
+                event = quic.next_event()
         if self.reason is None and quic.is_over:
             self._note_end()
 
-    def _deliver(self, arrived: dict[int, list[bytes]]) -> None:
+    def _deliver(self, event: quic_events.StreamDataReceived) -> quic_events.QuicEvent | None:
+        """Pass on bytes of a stream, and return the next event that is something else."""
+        quic, stream_id = self._quic, event.stream_id
+        pieces, end = [event.data], event.end_stream
+        following = quic.next_event()
+        while (
+            type(following) is quic_events.StreamDataReceived and following.stream_id == stream_id
+        ):
+            pieces.append(following.data)
+            end = following.end_stream
+            following = quic.next_event()
         if self._streams is not None:
-            for stream_id, pieces in arrived.items():
-                self._streams.on_data(stream_id, b"".join(pieces), end=False)
-        arrived.clear()
+            self._streams.on_data(stream_id, b"".join(pieces), end=end)
+        return following
 
     def _handle(self, event: quic_events.QuicEvent, now: float) -> None:
         streams = self._streams
@@ -409,9 +421,7 @@ class NodeConnection:
             case quic_events.PingAcknowledged():
                 self._ping_outstanding = False
             case quic_events.DatagramFrameReceived(data=data):
-                self._emit(QuicDatagramReceived(connection=self.number, data=data))
-            case quic_events.StreamDataReceived() if streams is not None:
-                streams.on_data(event.stream_id, event.data, end=event.end_stream)
+                self._events.append(QuicDatagramReceived(connection=self.number, data=data))
             case quic_events.StreamReset() if streams is not None:
                 streams.on_reset(event.stream_id, event.error_code)
             case quic_events.StopSendingReceived() if streams is not None:
@@ -440,9 +450,9 @@ class NodeConnection:
             number=self.number,
             is_client=not self.incoming,
             options=self._options,
-            emit=self._emit,
+            events=self._events,
         )
-        self._emit(
+        self._events.append(
             ConnectionEstablished(
                 connection=self.number,
                 node_id=context.peer_id,

@@ -72,7 +72,7 @@ class EndpointMachine:
             secret_key=secret_key,
             rng=rng,
             options=self._options,
-            emit=self._events.append,
+            events=self._events,
         )
         self.set_alpns(alpns)
 
@@ -146,11 +146,12 @@ class EndpointMachine:
         :param bound: where the UDP sockets are bound, with their real ports.
         :raises LocalProtocolError: if there are none or too many, or this was begun before.
         """
+        now = self._time.advance(now)
         if self._state != "created":
             raise LocalProtocolError(f"start() is for a new endpoint, not one {self._state}")
         self._magicsock.start(bound, now=now)
         self._state = "started"
-        self._board.unix_offset = self._unix_time - self._time.advance(now)
+        self._board.unix_offset = self._unix_time - now
         self._gather()
 
     def set_alpns(self, alpns: Sequence[bytes]) -> None:
@@ -171,6 +172,7 @@ class EndpointMachine:
         :raises LocalProtocolError: if that is this endpoint itself, the protocol name is empty or
             too long, there are too many connections, or the endpoint is not started or closed.
         """
+        now = self._time.advance(now)
         _check_alpn(alpn)
         if self._state != "started":
             raise LocalProtocolError(f"an endpoint {self._state} dials nobody")
@@ -179,7 +181,6 @@ class EndpointMachine:
         if len(self._board) >= self._options.max_connections:
             raise LocalProtocolError(f"there are {len(self._board)} connections already")
         self._magicsock.add_node_addr(addr, now=now)
-        now = self._time.advance(now)
         number = self._board.dial(addr, alpn=alpn, now=now)
         self._gather()
         return number
@@ -200,9 +201,10 @@ class EndpointMachine:
         :raises LocalProtocolError: if the connection is not open, the stream is not one to send
             on or has ended, or there are more bytes than :meth:`send_room` allows.
         """
+        self._time.advance(now)
         conn = self._open(connection)
         conn.streams.send(stream_id, data, end=end)
-        self._touch(conn, now)
+        self._board.touch(conn)
 
     def reset_stream(self, connection: int, stream_id: int, code: int, *, now: float) -> None:
         """Give up sending on a stream; the peer is told ``code``.
@@ -210,11 +212,12 @@ class EndpointMachine:
         :raises LocalProtocolError: if there never was such a connection or stream, it is not one
             to send on, or the code is not 0 to 2^62 - 1.
         """
+        self._time.advance(now)
         check_code(code)
         conn = self._live(connection)
         if conn is not None:
             conn.streams.reset(stream_id, code)
-            self._touch(conn, now)
+            self._board.touch(conn)
 
     def stop_sending(self, connection: int, stream_id: int, code: int, *, now: float) -> None:
         """Give up receiving on a stream; the peer is told ``code``, and no data follows.
@@ -222,11 +225,12 @@ class EndpointMachine:
         :raises LocalProtocolError: if there never was such a connection or stream, it is not one
             to receive on, or the code is not 0 to 2^62 - 1.
         """
+        self._time.advance(now)
         check_code(code)
         conn = self._live(connection)
         if conn is not None:
             conn.streams.stop(stream_id, code)
-            self._touch(conn, now)
+            self._board.touch(conn)
 
     def consume(self, connection: int, stream_id: int, count: int, *, now: float) -> None:
         """Note that the application read ``count`` bytes: the peer may send as many more.
@@ -236,9 +240,10 @@ class EndpointMachine:
         :raises LocalProtocolError: if there never was such a connection or stream, it is not one
             to receive on, or delivered fewer bytes.
         """
+        self._time.advance(now)
         conn = self._live(connection)
         if conn is not None and conn.streams.consume(stream_id, count):
-            self._touch(conn, now)
+            self._board.touch(conn)
 
     def send_datagram(self, connection: int, data: bytes, *, now: float) -> None:
         """Send a QUIC datagram, which may get lost. If too many wait the oldest is dropped.
@@ -246,9 +251,10 @@ class EndpointMachine:
         :raises LocalProtocolError: if the connection is not open, the peer takes no datagrams, or
             it is longer than :meth:`max_datagram_payload`.
         """
+        self._time.advance(now)
         conn = self._open(connection)
         conn.send_datagram(data)
-        self._touch(conn, now)
+        self._board.touch(conn)
 
     def close_connection(self, connection: int, code: int, reason: str, *, now: float) -> None:
         """Close a connection at once; the peer is told ``code`` and ``reason``.
@@ -258,11 +264,12 @@ class EndpointMachine:
         :raises LocalProtocolError: if there never was such a connection, or the code is not 0 to
             2^62 - 1.
         """
+        self._time.advance(now)
         check_code(code)
         conn = self._known(connection)
         if conn is not None and conn.reason is None:
             conn.close(code, reason)
-            self._touch(conn, now)
+            self._board.touch(conn)
 
     def close(self, *, now: float) -> None:
         """Close all connections with code 0, then those to DERP servers, and go quiet.
@@ -275,7 +282,7 @@ class EndpointMachine:
         self._state = "closed"
         for conn in self._board.open_connections():
             conn.close(0, "")
-            self._board.touch(conn, now=now)
+            self._board.touch(conn)
         self._settle()
         self._magicsock.close(now=now)
         self._gather()
@@ -307,8 +314,7 @@ class EndpointMachine:
 
         :raises LocalProtocolError: if there was no such request.
         """
-        self._magicsock.complete_interfaces(request_id, ips, now=now)
-        self._time.advance(now)
+        self._magicsock.complete_interfaces(request_id, ips, now=self._time.advance(now))
         self._gather()
 
     def complete_dns(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
@@ -316,8 +322,7 @@ class EndpointMachine:
 
         :raises LocalProtocolError: if there was no such request.
         """
-        self._magicsock.complete_dns(request_id, ips, now=now)
-        self._time.advance(now)
+        self._magicsock.complete_dns(request_id, ips, now=self._time.advance(now))
         self._gather()
 
     def network_changed(self, *, now: float) -> None:
@@ -353,24 +358,18 @@ class EndpointMachine:
         return self._magicsock.datagrams_to_send()
 
     def tcp_to_send(self) -> list[int]:
-        """Return the connections to DERP servers that have bytes to write."""
-        self._settle()
+        """Return the connections to DERP servers that have bytes to write. Changes nothing."""
         return self._magicsock.tcp_to_send()
 
     def tcp_data_to_send(self, tcp_id: int) -> bytes:
         """Return bytes to write on one connection and forget them; empty when there are none."""
-        self._settle()
         return self._magicsock.tcp_data_to_send(tcp_id)
 
     def get_timer(self) -> float | None:
-        """Return the earliest deadline, or ``None``."""
-        self._settle()
+        """Return the earliest deadline, or ``None``. Changes nothing."""
         return earliest(self._board.get_timer(), self._magicsock.get_timer())
 
     # Helpers
-
-    def _touch(self, conn: NodeConnection, now: float) -> None:
-        self._board.touch(conn, now=self._time.advance(now))
 
     def _settle(self) -> None:
         """Put together what inputs left to be sent. Inputs put it off, outputs see it done."""
@@ -385,7 +384,7 @@ class EndpointMachine:
         while (event := magicsock.next_event()) is not None:
             self._events.append(event)
             if isinstance(event, PathChanged):
-                self._board.note_path_change(event.node_id, event.path, now=now)
+                self._board.note_path_change(event.node_id, event.path)
 
     def _known(self, connection: int) -> NodeConnection | None:
         """Return a connection, ``None`` if it is gone.

@@ -14,12 +14,12 @@ are both at their end is forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from enum import Enum
 
 from iroh_anyio.quic.aioquic_private import HookedConnection
 from iroh_anyio.quic.events import (
-    QuicEvent,
+    EndpointEvent,
     SendingStopped,
     StreamDataReceived,
     StreamDelivered,
@@ -58,7 +58,7 @@ class _Stream:
 
 
 class StreamTable:
-    """The streams of one connection. ``emit`` takes the events for connection ``number``."""
+    """The streams of connection ``number``. What happens to them is appended to ``events``."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class StreamTable:
         number: int,
         is_client: bool,
         options: EndpointOptions,
-        emit: Callable[[QuicEvent], object],
+        events: deque[EndpointEvent],
     ) -> None:
         self._quic = quic
         self._number = number
-        self._emit = emit
+        self._events = events
         self._window = options.stream_window
         self._window_step = max(1, options.stream_window // WINDOW_STEPS)
         self._send_buffer = options.send_buffer
@@ -216,9 +216,7 @@ class StreamTable:
             return
         if end:
             stream.receiving = _Side.ENDED
-        self._emit(
-            StreamDataReceived(connection=self._number, stream_id=stream_id, data=data, end=end)
-        )
+        self._queue_data(stream_id, data, end)
 
     def on_reset(self, stream_id: int, code: int) -> None:
         """Pass on that the peer gave up sending."""
@@ -227,7 +225,9 @@ class StreamTable:
             return
         self._credit(stream, self._quic.receive_offset(stream_id) or stream.delivered)
         if stream.receiving is not _Side.STOPPED:
-            self._emit(StreamReset(connection=self._number, stream_id=stream_id, code=code))
+            self._events.append(
+                StreamReset(connection=self._number, stream_id=stream_id, code=code)
+            )
         self._close_receiving(stream_id, stream)
 
     def on_stopped(self, stream_id: int, code: int) -> None:
@@ -237,7 +237,9 @@ class StreamTable:
         self._filled.discard(stream_id)
         self._undelivered.discard(stream_id)
         if was_undelivered or (stream is not None and stream.sending is _Side.OPEN):
-            self._emit(SendingStopped(connection=self._number, stream_id=stream_id, code=code))
+            self._events.append(
+                SendingStopped(connection=self._number, stream_id=stream_id, code=code)
+            )
         if stream is not None and stream.sending is _Side.OPEN:
             stream.sending = _Side.STOPPED
             self._forget_if_done(stream_id, stream)
@@ -253,17 +255,36 @@ class StreamTable:
 
     # Helpers
 
+    def _queue_data(self, stream_id: int, data: bytes, end: bool) -> None:
+        """Queue bytes as one event with those right before them, if they still wait.
+
+        One event for many packets is cheaper, and it makes no difference then how the packets
+        were batched.
+        """
+        events = self._events
+        last = events[-1] if events else None
+        if (
+            type(last) is StreamDataReceived
+            and last.stream_id == stream_id
+            and last.connection == self._number
+        ):
+            events.pop()
+            data = last.data + data
+        events.append(
+            StreamDataReceived(connection=self._number, stream_id=stream_id, data=data, end=end)
+        )
+
     def _report_sendable(self) -> None:
         for stream_id in sorted(self._filled):
             if 2 * (self._quic.buffered(stream_id) or 0) <= self._send_buffer:
                 self._filled.discard(stream_id)
-                self._emit(StreamSendable(connection=self._number, stream_id=stream_id))
+                self._events.append(StreamSendable(connection=self._number, stream_id=stream_id))
 
     def _report_delivered(self) -> None:
         for stream_id in sorted(self._undelivered):
             if not self._quic.is_resettable(stream_id):
                 self._undelivered.discard(stream_id)
-                self._emit(StreamDelivered(connection=self._number, stream_id=stream_id))
+                self._events.append(StreamDelivered(connection=self._number, stream_id=stream_id))
 
     def _find(self, stream_id: int) -> _Stream | None:
         stream = self._streams.get(stream_id)
@@ -280,7 +301,7 @@ class StreamTable:
                 receiving=_Side.OPEN,
                 sending=_Side.OPEN if bidirectional else _Side.CLOSED,
             )
-            self._emit(
+            self._events.append(
                 StreamOpened(
                     connection=self._number, stream_id=stream_id, bidirectional=bidirectional
                 )

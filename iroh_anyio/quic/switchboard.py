@@ -8,14 +8,14 @@ as a dialled one from the start, it sends to the node and leaves the path to Mag
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 
 from iroh_anyio.quic.admission import Admission, Admitted
 from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE
 from iroh_anyio.quic.connection import NodeConnection, NodeQuic
 from iroh_anyio.quic.dial import Dial
-from iroh_anyio.quic.events import ConnectionClosed, EndpointStats, QuicEvent
+from iroh_anyio.quic.events import CloseReason, ConnectionClosed, EndpointEvent, EndpointStats
 from iroh_anyio.quic.factory import QuicFactory
 from iroh_anyio.quic.header import LONG_HEADER, long_destination_cid
 from iroh_anyio.quic.options import EndpointOptions
@@ -33,11 +33,14 @@ ANSWERED_KEYS_LIMIT = 3
 not all need to carry answers."""
 
 
+SOURCES_LIMIT = 8
+"""Addresses at which a peer may be heard between two looks at its connection."""
+
 _CID_END = 1 + CONNECTION_ID_SIZE
 
 
 class Switchboard:
-    """All connections, with ``magicsock`` to send by. ``emit`` takes their events."""
+    """All connections, with ``magicsock`` to send by. Events are appended to ``events``."""
 
     def __init__(
         self,
@@ -46,12 +49,12 @@ class Switchboard:
         secret_key: SecretKey,
         rng: random.Random,
         options: EndpointOptions,
-        emit: Callable[[QuicEvent], object],
+        events: deque[EndpointEvent],
     ) -> None:
         self.stats = EndpointStats()
         self._magicsock = magicsock
         self._options = options
-        self._emit = emit
+        self._events = events
         self._factory = QuicFactory(secret_key=secret_key, rng=rng, options=options)
         self._admission = Admission(options=options, rng=rng, stats=self.stats)
         self._connections: dict[int, NodeConnection] = {}
@@ -110,7 +113,7 @@ class Switchboard:
         self._by_node.setdefault(addr.node_id, []).append(conn)
         self._dials[conn] = dial
         conn.dial(now)
-        self.touch(conn, now=now)
+        self.touch(conn)
         return conn.number
 
     def receive(self, payload: ReceivedPayload, *, now: float) -> None:
@@ -140,9 +143,9 @@ class Switchboard:
         """Let deadlines expire."""
         for conn in self._timers.pop_expired(now):
             conn.handle_timer(now)
-            self.touch(conn, now=now)
+            self.touch(conn)
 
-    def note_path_change(self, node_id: NodeId, path: PathInfo, *, now: float) -> None:
+    def note_path_change(self, node_id: NodeId, path: PathInfo) -> None:
         """Note that payload for a node takes another way.
 
         Only a change between a direct path and a server is taken to be of another nature; the
@@ -153,27 +156,30 @@ class Switchboard:
             restart = tier is not None and conn.tier is not None and tier != conn.tier
             conn.tier = tier or conn.tier
             conn.note_path_change(restart=restart)
-            self.touch(conn, now=now)
+            self.touch(conn)
 
-    def touch(self, conn: NodeConnection, *, now: float, source: Address | None = None) -> None:
-        """Note that something was done to a connection: a flush is owed, and it may be over.
-
-        :param source: where the datagrams came from that did it.
-        """
+    def touch(self, conn: NodeConnection) -> None:
+        """Note that something was done to a connection, so that it is looked after by settle."""
         self._touched[conn] = None
-        if conn.reason is not None and not conn.is_reported:
-            self._end(conn, source, now)
 
     def settle(self, *, now: float) -> bool:
-        """Send what touched connections have to send; say whether there were any."""
+        """Send what touched connections have to send, and report what became of them.
+
+        Say whether there were any.
+        """
         if not self._touched:
             return False
         while self._touched:
             conn = next(iter(self._touched))
             del self._touched[conn]
+            if conn.incoming and not conn.has_begun:
+                self._discard(conn)
+                continue
+            if conn.sources:
+                self._note_sources(conn, now)
             self._send(conn, conn.flush(now), now)
             if conn.reason is not None and not conn.is_reported:
-                self._end(conn, None, now)
+                self._end(conn, now)
             if conn.is_gone:
                 self._remove(conn)
             elif conn.deadline is not None:
@@ -230,7 +236,7 @@ class Switchboard:
             keys=keys,
             options=self._options,
             routes=self._routes,
-            emit=self._emit,
+            events=self._events,
             now=now,
         )
         self._next_number += 1
@@ -245,21 +251,33 @@ class Switchboard:
         if dial is not None and source in dial.passed_over:
             return
         conn.receive(run, now)
-        if conn.is_established:
-            if dial is not None or conn in self._half_open:
-                self._settle_in(conn, source, now)
-            elif conn.heard and conn.node_id is not None:
-                self._magicsock.confirm(conn.node_id, source, now=now)
-        elif conn.incoming:
-            if not conn.has_begun:
-                # Nothing in it could be read: not a handshake after all.
-                self.stats.dropped_malformed += len(run)
-                self._half_open.discard(conn)
-                self._remove(conn)
-                return
-            if payload.key not in conn.keys and len(conn.keys) < ANSWERED_KEYS_LIMIT:
-                conn.keys.append(payload.key)
-        self.touch(conn, now=now, source=source)
+        if (conn.heard or conn.reason is not None) and len(conn.sources) < SOURCES_LIMIT:
+            conn.sources[source] = None
+        if not conn.is_established and len(conn.keys) < ANSWERED_KEYS_LIMIT:
+            self._add_key(conn, payload.key)
+        self.touch(conn)
+
+    def _add_key(self, conn: NodeConnection, key: PayloadKey) -> None:
+        """Answer a half-open connection also where it was called from this time."""
+        if conn.incoming and key not in conn.keys:
+            conn.keys.append(key)
+
+    def _discard(self, conn: NodeConnection) -> None:
+        """Forget a handshake that never was one: nothing of it could be read."""
+        self.stats.dropped_malformed += conn.packets_received
+        self._half_open.discard(conn)
+        self._remove(conn)
+
+    def _note_sources(self, conn: NodeConnection, now: float) -> None:
+        """Tell Magicsock where the peer was heard."""
+        if conn.reason is not None or not conn.is_established or conn.node_id is None:
+            return
+        sources = list(conn.sources)
+        conn.sources.clear()
+        if conn.keys != [conn.node_id] or conn in self._dials:
+            self._settle_in(conn, sources[0], now)
+        for source in sources:
+            self._magicsock.confirm(conn.node_id, source, now=now)
 
     def _settle_in(self, conn: NodeConnection, source: Address, now: float) -> None:
         """Send to the node from now on, which has proven to be at ``source``."""
@@ -278,17 +296,13 @@ class Switchboard:
         punches = conn.parameters is not None and conn.parameters.punches_in_quic
         self._magicsock.adopt(source, node_id, "quic" if punches else "disco", now=now)
 
-    def _end(self, conn: NodeConnection, source: Address | None, now: float) -> None:
+    def _end(self, conn: NodeConnection, now: float) -> None:
         """Go on with a dial that may go on, or report the end."""
         reason, dial = conn.reason, self._dials.get(conn)
         assert reason is not None
-        if dial is not None and dial.goes_on(
-            reason,
-            context=conn.context,
-            source=source,
-            is_proven_source=self._is_proven(source, dial.addr.node_id),
-        ):
-            self._send(conn, conn.flush(now), now)  # the CONNECTION_CLOSE, if it is ours to send
+        source = next(reversed(conn.sources), None)
+        conn.sources.clear()
+        if dial is not None and self._goes_on(conn, dial, reason, source):
             conn.replace(self._dialling_quic(dial, now), now)
             self._touched[conn] = None
             return
@@ -305,12 +319,17 @@ class Switchboard:
             return
         if dial is not None:
             reason = dial.final_reason(reason)
-        self._emit(ConnectionClosed(connection=conn.number, reason=reason))
+        self._events.append(ConnectionClosed(connection=conn.number, reason=reason))
 
-    def _is_proven(self, source: Address | None, node_id: NodeId) -> bool:
-        """Say whether a node answered pings at a UDP address."""
-        path = self._magicsock.path_info(node_id)
-        return path.kind == "direct" and path.addr == source and path.latency is not None
+    def _goes_on(
+        self, conn: NodeConnection, dial: Dial, reason: CloseReason, source: Address | None
+    ) -> bool:
+        if conn.is_established:
+            return False
+        path = self._magicsock.path_info(dial.addr.node_id)
+        # Only a pong has a latency: without a server the path counts as direct before any proof.
+        is_proven = path.kind == "direct" and path.addr == source and path.latency is not None
+        return dial.goes_on(reason, context=conn.context, source=source, is_proven_source=is_proven)
 
     def _leave_node(self, conn: NodeConnection) -> None:
         if conn.node_id is not None and conn.node_id in self._by_node:
