@@ -320,7 +320,6 @@ class WebsocketCodec:
         "_connection",
         "_mask_rng",
         "_message",
-        "_message_limit",
         "_replies",
         "_sends",
         "_table",
@@ -335,7 +334,6 @@ class WebsocketCodec:
         self._sends = table.recv_packet if is_server else table.send_packet
         self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
         self._message = bytearray()
-        self._message_limit = 0
         self._replies: list[bytes] = []
         self.error: DecodeError | None = None
         self.is_closed = False
@@ -436,7 +434,10 @@ class WebsocketCodec:
     def _take_close(self, event: CloseConnection) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:
             raise DecodeError(f"not a websocket frame: {event.reason}")
-        self._replies.append(self._build(Opcode.CLOSE, event.code.to_bytes(2, "big")))
+        # 1005 stands for a close without a code and must not be sent (RFC 6455 section 7.4.1).
+        has_code = event.code != CloseReason.NO_STATUS_RCVD
+        code = int(event.code).to_bytes(2, "big") if has_code else b""
+        self._replies.append(self._build(Opcode.CLOSE, code))
         self.is_closed = True
 
     def _fail(self, error: DecodeError) -> None:
