@@ -24,6 +24,7 @@ from iroh_anyio.cli.common import (
     say,
 )
 from iroh_anyio.connection import Connection
+from iroh_anyio.errors import ConnectionClosedByPeer
 from iroh_anyio.streams import BiStream
 from iroh_proto import DecodeError, DerpUrl, NodeAddr, NodeId
 from iroh_proto.ticket import NodeTicket
@@ -131,7 +132,12 @@ async def _forward(connection: Connection, stream: BiStream, recv_only: bool) ->
         else:
             tasks.start_soon(_send_stdin, stream)
         await _receive_to_stdout(stream)
-    await stream.wait_delivered()
+    try:
+        await stream.wait_delivered()
+    except ConnectionClosedByPeer as closed:
+        # The peer was done first: it closes only when it has everything, as this side does.
+        if closed.code != 0:
+            raise
     connection.close(0, "done")
 
 

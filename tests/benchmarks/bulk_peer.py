@@ -50,14 +50,15 @@ async def receive_magic(size: int) -> None:
         addr = await endpoint.node_addr()
         where = [str(addr.node_id), [str(address) for address in addr.direct_addresses]]
         print(json.dumps(where), flush=True)
-        stream = await (await endpoint.accept()).accept_bi()
+        connection = await endpoint.accept()
+        stream = await connection.accept_bi()
         meter = Meter()
         while meter.count < size:
             meter.add(len(await stream.receive()))
         meter.finish()
         await stream.send(b"done")
         await stream.send_eof()
-        await stream.wait_delivered()
+        await connection.wait_closed()
 
 
 async def send_magic(size: int, where: str) -> None:
