@@ -11,12 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Self, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# RFC 3986 section 3: what a name and a path may hold as it is. The host goes into a header and the
+# path into a request line, where a space or a line end would be read as something else.
+_HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=")
+_PATH_CHARACTERS = "/%:@!$&'()*+,;=-._~"
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -41,7 +46,8 @@ class UdpAddress(NamedTuple):
         bracketed = host.startswith("[") and host.endswith("]")
         if bracketed:
             host = host[1:-1]
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        is_number = port.isascii() and port.isdigit() and len(port) <= 5
+        if not colon or not is_number or int(port) > 65535:
             raise DecodeError(f"not an address and port such as 1.2.3.4:80 or [::1]:80: {text!r}")
         if (":" in host) != bracketed:
             raise DecodeError(f"IPv6 addresses, and only they, stand in brackets: {text!r}")
@@ -104,7 +110,7 @@ class DerpUrl:
             raise DecodeError(f"a DERP URL begins with http:// or https://, not {text!r}")
         if not parts.hostname:
             raise DecodeError(f"this DERP URL names no host: {text!r}")
-        host = _canonical_host(parts.hostname).removesuffix(".")
+        host = _canonical_host(parts.hostname.rstrip("."))
         return cls(scheme, host, DEFAULT_PORTS[scheme] if port is None else port, _path(parts))
 
     @property
@@ -206,19 +212,27 @@ class NodeAddr:
 
     def __repr__(self) -> str:
         direct = [str(address) for address in self.direct_addresses]
-        return f"NodeAddr({self.node_id}, derp_url={str(self.derp_url)!r}, {direct})"
+        url = None if self.derp_url is None else str(self.derp_url)
+        return f"NodeAddr({self.node_id}, derp_url={url!r}, direct_addresses={direct})"
 
 
 def _path(parts: SplitResult) -> str:
-    path = parts.path or "/"
-    return f"{path}?{parts.query}" if parts.query else path
+    """Return path and query as they may stand in a request line."""
+    path = quote(parts.path or "/", safe=_PATH_CHARACTERS, errors="replace")
+    query = quote(parts.query, safe=_PATH_CHARACTERS + "?", errors="replace")
+    return f"{path}?{query}" if query else path
 
 
 def _canonical_host(host: str) -> str:
-    try:
-        return _canonical_ip(host)
-    except DecodeError:
-        return host.lower()
+    if "%" not in host:  # which would begin a scope, and no URL has those
+        try:
+            return _canonical_ip(host)
+        except DecodeError:
+            pass
+    name = host.lower()
+    if not name or not set(name) <= _HOST_CHARACTERS:
+        raise DecodeError(f"not a host name or IP address in a DERP URL: {host!r}")
+    return name
 
 
 @lru_cache(maxsize=4096)
