@@ -204,12 +204,14 @@ def check_cutting(
     def play(cut: bool) -> Snapshot:
         run, outputs = subject.run(script), list[Output]()
         for call in inputs(run, subject.script_of(script)):
+            of_call = list[Output]()
             for piece in call.cut(sizes) if cut else [call]:
                 run.give(piece)
                 if drains:
-                    outputs.append(run.drain())
-            # What a drain gives is not the same if there were others, so it is not played back.
-            outputs.append(run.drain() if drains else _drain(run))
+                    of_call.append(run.drain())
+            of_call.append(run.drain())
+            run.note_output(Output.joined(of_call))
+            outputs += of_call
         return (transcript(outputs, subject.blur), run.timer, _stats(run))
 
     _expect_same(

@@ -12,7 +12,14 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from iroh_proto.address import Address, UdpAddress
 from iroh_proto.errors import LocalProtocolError
-from iroh_proto.machine import DatagramMachine, Machine, StreamMachine, TcpUser
+from iroh_proto.machine import (
+    DatagramMachine,
+    Machine,
+    StreamMachine,
+    TcpCloseRequested,
+    TcpRequested,
+    TcpUser,
+)
 from iroh_proto.testing.snapshot import Snapshot, snapshot
 
 MachineT = TypeVar("MachineT")
@@ -157,10 +164,20 @@ class Output:
     def __bool__(self) -> bool:
         return bool(self.events or self.datagrams or self.stream or self.tcp or self.payloads)
 
-    def chunks(self) -> list[bytes]:
-        """Return the pieces of bytes that go to a wire."""
-        chunks = [data for _, data in self.datagrams] + [data for _, data in self.tcp]
-        return [*chunks, self.stream] if self.stream else chunks
+    @classmethod
+    def joined(cls, outputs: Iterable[Output]) -> Output:
+        """Return what several drains gave as if it had been one, in an order that repeats."""
+        joined, tcp = cls(), dict[int, bytes]()
+        for output in outputs:
+            joined.events += output.events
+            joined.datagrams += output.datagrams
+            joined.stream += output.stream
+            joined.payloads += output.payloads
+            for tcp_id, data in output.tcp:
+                tcp[tcp_id] = tcp.get(tcp_id, b"") + data
+        joined.datagrams.sort(key=lambda item: repr(item[0]))
+        joined.tcp = sorted(tcp.items())
+        return joined
 
 
 class Run(Generic[MachineT]):
@@ -169,7 +186,9 @@ class Run(Generic[MachineT]):
     ``context`` is whatever a scripted peer needs to remember. ``events`` holds all events,
     ``results`` what calls returned, ``refusals`` the calls that raised
     :class:`~iroh_proto.errors.LocalProtocolError`; ``sent`` and ``received`` the pieces of bytes
-    that were noted.
+    that went to and came from wires, ``tcp_sent`` the bytes sent on each TCP connection;
+    ``wanted_tcp`` the requests for TCP connections that were not answered, and ``tcp_ids`` the
+    connections that stand.
     """
 
     def __init__(self, machine: MachineT, *, start: float = 0.0, context: object = None) -> None:
@@ -181,6 +200,8 @@ class Run(Generic[MachineT]):
         self.received: list[bytes] = []
         self.addresses: list[Address] = []
         self.tcp_ids: list[int] = []
+        self.tcp_sent: dict[int, bytes] = {}
+        self.wanted_tcp: list[TcpRequested] = []
         self.results: list[object] = []
         self.refusals: list[Call] = []
         self.has_ended = False
@@ -243,9 +264,14 @@ class Run(Generic[MachineT]):
         return output
 
     def note_output(self, output: Output) -> None:
-        """Write down what went to the wires, for hostile peers to send it back."""
-        self.sent += output.chunks()
+        """Write down what went to the wires, for peers to answer it or send it back."""
+        output = Output.joined([output])
+        self.sent += [data for _, data in output.datagrams]
+        self.sent += [data for _, data in output.tcp]
+        self.sent += [output.stream] if output.stream else []
         self.addresses += [addr for addr, _ in output.datagrams]
+        for tcp_id, data in output.tcp:
+            self.tcp_sent[tcp_id] = self.tcp_sent.get(tcp_id, b"") + data
 
     def _drain_tcp(self) -> list[tuple[int, bytes]]:
         user = cast(TcpUser, self.machine)
@@ -268,17 +294,27 @@ class Run(Generic[MachineT]):
     def _note_result(self, call: Call) -> None:
         if call.name == "accept_tcp":
             self.tcp_ids.append(cast(int, call.args[0]))
+        elif call.name == "complete_tcp":
+            self._forget_tcp(cast(int, call.args[0]))
+            if call.options.get("error") is None:
+                self.tcp_ids.append(cast(int, call.args[0]))
+        elif call.name == "receive_tcp_eof":
+            self._forget_tcp(cast(int, call.args[0]))
         elif call.name == "receive_eof":
             self.has_ended = True
 
     def _note_event(self, event: object) -> None:
         self.events.append(event)
-        if _is(event, "TcpRequested"):
-            self.tcp_ids.append(_tcp_id(event))
-        elif _is(event, "TcpCloseRequested"):
-            self._closing.append(_tcp_id(event))
-            if _tcp_id(event) in self.tcp_ids:
-                self.tcp_ids.remove(_tcp_id(event))
+        if isinstance(event, TcpRequested):
+            self.wanted_tcp.append(event)
+        elif isinstance(event, TcpCloseRequested):
+            self._closing.append(event.tcp_id)
+            self._forget_tcp(event.tcp_id)
+
+    def _forget_tcp(self, tcp_id: int) -> None:
+        self.wanted_tcp = [wanted for wanted in self.wanted_tcp if wanted.tcp_id != tcp_id]
+        if tcp_id in self.tcp_ids:
+            self.tcp_ids.remove(tcp_id)
 
 
 def transcript(outputs: Iterable[Output], blur: Callable[[bytes], Hashable] = bytes) -> Snapshot:
@@ -334,11 +370,3 @@ def _pieces(
         yield whole[start : start + size]
         start += size
         index += 1
-
-
-def _is(event: object, name: str) -> bool:
-    return type(event).__name__ == name
-
-
-def _tcp_id(event: object) -> int:
-    return cast(int, getattr(event, "tcp_id"))  # noqa: B009

@@ -275,7 +275,7 @@ def answer_greetings(run: Run[Greeter]) -> list[Call]:
 
 
 def complete_all(run: Run[Dialer]) -> list[Call]:
-    return [Call("complete_tcp", tcp_id) for tcp_id in run.tcp_ids]
+    return [Call("complete_tcp", wanted.tcp_id) for wanted in run.wanted_tcp]
 
 
 def speak_to_all(run: Run[Dialer]) -> list[Call]:
