@@ -1,0 +1,531 @@
+"""The entry point: an endpoint that dials nodes by their id and is dialled by them."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import os
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Self
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
+
+from iroh_anyio import host
+from iroh_anyio.connection import Connection
+from iroh_anyio.driver import Driver, UdpPort
+from iroh_anyio.errors import (
+    ConnectionFailed,
+    ConnectTimeout,
+    EndpointClosed,
+    connect_error,
+)
+from iroh_anyio.link import Link
+from iroh_anyio.log_files import LogFiles
+from iroh_anyio.quic.endpoint_machine import EndpointMachine
+from iroh_anyio.quic.events import (
+    CloseReason,
+    ConnectionClosed,
+    ConnectionEstablished,
+    EndpointEvent,
+    QuicDatagramReceived,
+    SendingStopped,
+    StreamDataReceived,
+    StreamDelivered,
+    StreamOpened,
+    StreamReset,
+    StreamSendable,
+)
+from iroh_anyio.quic.options import AcceptFilter, EndpointOptions
+from iroh_anyio.service import Service
+from iroh_anyio.signals import Signal
+from iroh_anyio.tcp import TcpDialer
+from iroh_anyio.udp import UdpSocket, UdpStats, bind_sockets
+from iroh_proto.address import DerpUrl, NodeAddr, UdpAddress
+from iroh_proto.derp.map import DerpMap
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.magicsock import (
+    DirectAddressesChanged,
+    DnsRequested,
+    HomeDerpChanged,
+    InterfacesRequested,
+    PathChanged,
+    RemoteInfo,
+)
+
+logger = logging.getLogger("iroh_anyio.endpoint")
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds a connect attempt may take unless told otherwise: three tries of a lossy handshake."""
+
+NODE_ADDR_TIMEOUT = 5.0
+"""Seconds :meth:`MagicEndpoint.node_addr` waits: a DERP server out of reach must not block it."""
+
+ACCEPT_BACKLOG = 256
+"""Established connections kept until the application accepts them; more are closed."""
+
+WATCH_INTERVAL = 5.0
+"""Seconds between looks at the interfaces and for a sleep of the machine; each takes 0.3 ms."""
+
+BACKLOG_FULL_CODE = 0
+BACKLOG_FULL_REASON = "too many connections wait to be accepted"
+
+
+class _Unset(enum.Enum):
+    UNSET = enum.auto()
+
+
+UNSET: Final = _Unset.UNSET
+
+
+class MagicEndpoint(Service):
+    """A node: one identity, its UDP sockets, and its connections to other nodes.
+
+    Made by :meth:`bind`, which opens sockets, and run by ``async with``, which starts its tasks.
+    Iterating over it gives incoming connections until it is closed.
+    """
+
+    def __init__(
+        self,
+        machine: EndpointMachine,
+        sockets: Sequence[UdpSocket],
+        dialer: TcpDialer,
+        *,
+        has_derp: bool,
+        log_files: LogFiles,
+        on_event: Callable[[EndpointEvent], None] | None,
+    ) -> None:
+        super().__init__()
+        self._machine = machine
+        self._has_derp = has_derp
+        self._log_files = log_files
+        self._observer = on_event
+        self._udp = UdpPort(machine, sockets)
+        self._tcp = dialer
+        self._driver: Driver[EndpointEvent] = Driver(machine, [self._udp, dialer], self._on_event)
+        self._is_running = False
+        self._connections: dict[int, Connection] = {}
+        self._by_node: dict[NodeId, set[Connection]] = {}
+        self._dials: dict[int, _Dial] = {}
+        self._incoming: deque[Connection] = deque()
+        self._arrived = Signal()
+        self._addr_changed = Signal()
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            StreamDataReceived: self._on_data,
+            StreamSendable: self._on_sendable,
+            StreamDelivered: self._on_delivered,
+            StreamOpened: self._on_opened,
+            StreamReset: self._on_reset,
+            SendingStopped: self._on_stopped,
+            QuicDatagramReceived: self._on_datagram,
+            ConnectionEstablished: self._on_established,
+            ConnectionClosed: self._on_closed,
+            PathChanged: self._on_path,
+            DirectAddressesChanged: self._on_addr_changed,
+            HomeDerpChanged: self._on_addr_changed,
+            InterfacesRequested: self._on_interfaces_requested,
+            DnsRequested: self._on_dns_requested,
+        }
+
+    @classmethod
+    async def bind(
+        cls,
+        *,
+        secret_key: SecretKey | None = None,
+        alpns: Iterable[bytes] = (),
+        derp_map: DerpMap | None = None,
+        bind_addrs: Iterable[str | UdpAddress] = ("0.0.0.0:0", "[::]:0"),
+        idle_timeout: float | _Unset = UNSET,
+        keep_alive_interval: float | _Unset | None = UNSET,
+        accept_filter: AcceptFilter | _Unset | None = UNSET,
+        options: EndpointOptions | None = None,
+        derp_ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        qlog_dir: str | os.PathLike[str] | None = None,
+        keylog_file: str | os.PathLike[str] | None = None,
+        on_event: Callable[[EndpointEvent], None] | None = None,
+    ) -> Self:
+        """Open the sockets of an endpoint; its tasks start when it is entered.
+
+        :param secret_key: its identity, by default a new one.
+        :param alpns: the protocols it serves; without any it takes no incoming connections.
+        :param derp_map: the servers it may be met at; without any it has direct addresses alone.
+        :param bind_addrs: where to bind UDP. That IPv6 cannot be had is tolerated.
+        :param idle_timeout: seconds of silence after which a connection is given up.
+        :param keep_alive_interval: seconds of silence after which a connection is pinged, ``None``
+            for never.
+        :param accept_filter: says by its source whether a handshake may begin.
+        :param options: all other settings of QUIC; those above take precedence.
+        :param derp_ssl_context: makes the TLS context for DERP servers.
+        :param qlog_dir: an existing folder for a qlog file per connection.
+        :param keylog_file: a file that TLS secrets are appended to, by default what the
+            environment's ``SSLKEYLOGFILE`` says. Whoever has it can read everything.
+        :param on_event: called with every event of the machine, from inside its tasks.
+        :raises OSError: if an IPv4 address, or every address, cannot be bound, or the key log
+            cannot be opened.
+        :raises DecodeError: if an address does not parse.
+        :raises LocalProtocolError: if a setting makes no sense.
+        """
+        await checkpoint()
+        addrs = [
+            addr if isinstance(addr, UdpAddress) else UdpAddress.from_str(addr)
+            for addr in bind_addrs
+        ]
+        options = options or EndpointOptions()
+        if idle_timeout is not UNSET:
+            options = replace(options, idle_timeout=idle_timeout)
+        if keep_alive_interval is not UNSET:
+            options = replace(options, keep_alive_interval=keep_alive_interval)
+        if accept_filter is not UNSET:
+            options = replace(options, accept_filter=accept_filter)
+        log_files = LogFiles.open(qlog_dir, keylog_file)
+        options = log_files.apply(options)
+        sockets: list[UdpSocket] = []
+        try:
+            machine = EndpointMachine(
+                secret_key=secret_key or SecretKey.generate(),
+                alpns=tuple(alpns),
+                derp_map=derp_map,
+                rng=random.SystemRandom(),
+                unix_time=time.time(),
+                options=options,
+            )
+            sockets = bind_sockets(addrs)
+            dialer = TcpDialer(machine, ssl_context=derp_ssl_context)
+            has_derp = derp_map is not None and len(derp_map) > 0
+            return cls(
+                machine, sockets, dialer, has_derp=has_derp, log_files=log_files, on_event=on_event
+            )
+        except BaseException:
+            for udp_socket in sockets:
+                udp_socket.close()
+            log_files.close()
+            raise
+
+    # What it is
+
+    @property
+    def node_id(self) -> NodeId:
+        """The id that other nodes dial."""
+        return self._machine.node_id
+
+    @property
+    def machine(self) -> EndpointMachine:
+        """The machine behind it, for its counts."""
+        return self._machine
+
+    @property
+    def home_derp(self) -> DerpUrl | None:
+        """The DERP server at which it can be met, once there is one."""
+        return self._machine.magicsock.home_derp
+
+    @property
+    def bound_addresses(self) -> tuple[UdpAddress, ...]:
+        """Where its UDP sockets are bound."""
+        return tuple(udp_socket.local_address for udp_socket in self._udp.sockets)
+
+    @property
+    def udp_stats(self) -> tuple[UdpStats, ...]:
+        """Counts of its UDP sockets, in the order of :attr:`bound_addresses`."""
+        return tuple(udp_socket.stats for udp_socket in self._udp.sockets)
+
+    async def node_addr(self, *, wait: bool = True) -> NodeAddr:
+        """Return all that another node needs to dial it.
+
+        It waits until the home DERP server and direct addresses are known, but no longer than
+        :data:`NODE_ADDR_TIMEOUT` seconds; with ``wait=False`` it returns what is known now.
+
+        :raises EndpointClosed: if it is not running.
+        """
+        await checkpoint()
+        self._check_running()
+        if wait:
+            with anyio.move_on_after(NODE_ADDR_TIMEOUT):
+                while not self._is_addr_known():
+                    await self._addr_changed.wait()
+                    self._check_running()
+        return self._machine.magicsock.node_addr
+
+    def set_alpns(self, alpns: Iterable[bytes]) -> None:
+        """Serve these protocols instead, on connections accepted from now on."""
+        self._machine.set_alpns(tuple(alpns))
+
+    def remote_infos(self) -> list[RemoteInfo]:
+        """Return what is known of other nodes and the ways to them."""
+        return self._machine.magicsock.remote_infos()
+
+    # Connections
+
+    async def connect(
+        self,
+        addr: NodeAddr | NodeId,
+        *,
+        alpn: bytes,
+        timeout: float | None = CONNECT_TIMEOUT,  # noqa: ASYNC109 - part of a failure's text
+    ) -> Connection:
+        """Dial a node and return the connection once it has proven who it is.
+
+        A node id alone is enough for a node whose address is known from before. Cancelling gives
+        the attempt up.
+
+        :param alpn: the protocol to speak, which the node has to serve.
+        :param timeout: seconds the attempt may take.
+        :raises ConnectError: as one of its kinds, if there is no connection.
+        :raises EndpointClosed: if the endpoint is not running, or is closed meanwhile.
+        """
+        await checkpoint()
+        self._check_running()
+        addr = addr if isinstance(addr, NodeAddr) else NodeAddr(addr)
+        node_id, machine, driver = addr.node_id, self._machine, self._driver
+        try:
+            number = machine.connect(addr, alpn=alpn, now=driver.now())
+        except LocalProtocolError as error:
+            raise ConnectionFailed(str(error), node_id) from error
+        dial = self._dials[number] = _Dial()
+        try:
+            driver.flush()
+            with anyio.move_on_after(math.inf if timeout is None else timeout):
+                await dial.answered.wait()
+        finally:
+            del self._dials[number]
+            if dial.connection is None and dial.reason is None and self._is_running:
+                machine.close_connection(number, 0, "", now=driver.now())
+                driver.flush()
+        if dial.connection is not None:
+            return dial.connection
+        self._check_running()
+        if dial.reason is not None:
+            raise connect_error(node_id, alpn, dial.reason)
+        raise ConnectTimeout(
+            f"node {node_id.fmt_short()} did not answer within {timeout:g} s: check that it is "
+            "online, and give a DERP URL or a direct address where it can be met",
+            node_id,
+        )
+
+    async def accept(self) -> Connection:
+        """Return the next connection that a node made to us, waiting for it.
+
+        :raises EndpointClosed: if the endpoint is not running, or is closed meanwhile.
+        """
+        await checkpoint()
+        while not self._incoming:
+            self._check_running()
+            await self._arrived.wait()
+        return self._incoming.popleft()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Connection:
+        try:
+            return await self.accept()
+        except EndpointClosed:
+            if not self._stopping or self._failure is not None:
+                raise
+            raise StopAsyncIteration from None
+
+    # Life
+
+    async def _run(self, *, task_status: TaskStatus[None]) -> None:
+        now = self._driver.now()
+        self._machine.start(self.bound_addresses, now=now)
+        try:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._driver.run)
+                tasks.start_soon(self._watch)
+                self._is_running = True
+                logger.info("node %s on UDP %s", self.node_id, _listed(self.bound_addresses))
+                task_status.started()
+        finally:
+            self._is_running = False
+            self._forget_all(CloseReason(kind="local", code=0, text="", by_peer=False))
+            self._release()
+
+    async def _stop(self) -> None:
+        self._machine.close(now=self._driver.now())
+        self._driver.flush()
+        self._is_running = False
+        self._wake_all()
+        await self._tcp.wait_empty()
+
+    def _release(self) -> None:
+        self._udp.close()
+        self._log_files.close()
+
+    def _failed(self, failure: Exception) -> None:
+        self._wake_all()
+
+    async def _watch(self) -> None:
+        """Notice what no packet tells: that the machine slept, or has other interfaces."""
+        sleep_watch, before = host.SleepWatch(), host.interface_ips()
+        while True:
+            await anyio.sleep(WATCH_INTERVAL)
+            after = host.interface_ips()
+            if sleep_watch.slept():
+                logger.info("the machine slept")
+                self._machine.resumed(now=self._driver.now())
+            if after != before:
+                logger.info("the interfaces changed")
+                before = after
+                self._machine.network_changed(now=self._driver.now())
+            self._driver.flush()
+
+    def _check_running(self) -> None:
+        if self._is_running:
+            return
+        if self._failure is not None:
+            raise EndpointClosed("the endpoint was stopped by a defect") from self._failure
+        if self._stopping:
+            raise EndpointClosed("the endpoint is closed: bind another")
+        raise EndpointClosed("the endpoint is not running: enter it with `async with` first")
+
+    def _is_addr_known(self) -> bool:
+        magicsock = self._machine.magicsock
+        if self._has_derp and magicsock.home_derp is None:
+            return False
+        return bool(magicsock.local_addresses)
+
+    def _wake_all(self) -> None:
+        self._arrived.set()
+        self._addr_changed.set()
+        for dial in self._dials.values():
+            dial.answered.set()
+
+    def _forget_all(self, reason: CloseReason) -> None:
+        for connection in list(self._connections.values()):
+            connection.note_closed(reason)
+        self._connections.clear()
+        self._by_node.clear()
+        self._wake_all()
+
+    # Events
+
+    def _on_event(self, event: EndpointEvent) -> None:
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+        if self._observer is not None:
+            try:
+                self._observer(event)
+            except Exception:
+                logger.exception("on_event raised")
+
+    def _on_established(self, event: ConnectionEstablished) -> None:
+        link = Link(self._machine, self._driver, event.connection)
+        connection = Connection(
+            link, remote_node_id=event.node_id, alpn=event.alpn, incoming=event.incoming
+        )
+        dial = self._dials.get(event.connection)
+        if not event.incoming and dial is None:
+            return  # the attempt was given up
+        if event.incoming and len(self._incoming) >= ACCEPT_BACKLOG:
+            logger.warning("closing a connection: %s", BACKLOG_FULL_REASON)
+            self._machine.close_connection(
+                event.connection, BACKLOG_FULL_CODE, BACKLOG_FULL_REASON, now=self._driver.now()
+            )
+            return
+        self._connections[event.connection] = connection
+        self._by_node.setdefault(event.node_id, set()).add(connection)
+        logger.info(
+            "connected %s node %s", "by" if event.incoming else "to", event.node_id.fmt_short()
+        )
+        if dial is not None:
+            dial.connection = connection
+            dial.answered.set()
+        else:
+            self._incoming.append(connection)
+            self._arrived.set()
+
+    def _on_closed(self, event: ConnectionClosed) -> None:
+        dial = self._dials.get(event.connection)
+        if dial is not None and dial.connection is None:
+            dial.reason = event.reason
+            dial.answered.set()
+        connection = self._connections.pop(event.connection, None)
+        if connection is None:
+            return
+        same_node = self._by_node.get(connection.remote_node_id, set())
+        same_node.discard(connection)
+        if not same_node:
+            self._by_node.pop(connection.remote_node_id, None)
+        logger.info("%r: %s %s", connection, event.reason.kind, event.reason.text)
+        connection.note_closed(event.reason)
+
+    def _on_opened(self, event: StreamOpened) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_opened(event)
+
+    def _on_data(self, event: StreamDataReceived) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_data(event)
+
+    def _on_reset(self, event: StreamReset) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_reset(event)
+
+    def _on_stopped(self, event: SendingStopped) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_stopped(event)
+
+    def _on_delivered(self, event: StreamDelivered) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_delivered(event)
+
+    def _on_sendable(self, event: StreamSendable) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_sendable(event)
+
+    def _on_datagram(self, event: QuicDatagramReceived) -> None:
+        connection = self._connections.get(event.connection)
+        if connection is not None:
+            connection.note_datagram(event)
+
+    def _on_path(self, event: PathChanged) -> None:
+        path = event.path
+        logger.info("node %s: path %s %s", event.node_id.fmt_short(), path.kind, path.addr)
+        for connection in self._by_node.get(event.node_id, ()):
+            connection.note_path(path)
+
+    def _on_addr_changed(self, event: DirectAddressesChanged | HomeDerpChanged) -> None:
+        logger.debug("%s", event)
+        self._addr_changed.set()
+
+    def _on_interfaces_requested(self, event: InterfacesRequested) -> None:
+        ips = host.interface_ips()
+        self._machine.complete_interfaces(event.request_id, ips, now=self._driver.now())
+
+    def _on_dns_requested(self, event: DnsRequested) -> None:
+        self._driver.start_soon(self._resolve, event)
+
+    async def _resolve(self, event: DnsRequested) -> None:
+        ips = await host.resolve(event.host)
+        self._machine.complete_dns(event.request_id, ips, now=self._driver.now())
+        self._driver.flush()
+
+
+class _Dial:
+    """A connect attempt that somebody waits for."""
+
+    __slots__ = ("answered", "connection", "reason")
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.connection: Connection | None = None
+        self.reason: CloseReason | None = None
+
+
+def _listed(addresses: Iterable[UdpAddress]) -> str:
+    return ", ".join(str(address) for address in addresses)
