@@ -102,6 +102,8 @@ class MagicsockStats:
     udp_sent: int = 0
     derp_received: int = 0
     derp_sent: int = 0
+    out_of_season: int = 0
+    """Dropped: given or arrived before the start or after the close."""
     malformed: int = 0
     """Dropped on arrival: neither STUN nor disco nor QUIC."""
     strangers_dropped: int = 0
@@ -224,7 +226,10 @@ class Magicsock:
         timers see to the rest.
         """
         now = self._time.advance(now)
-        if self._state != "started" or not datagrams:
+        if self._state != "started":
+            self._stats.out_of_season += len(datagrams)
+            return
+        if not datagrams:
             return
         if isinstance(key, UdpAddress):
             self._send_udp(key, datagrams)
@@ -325,6 +330,7 @@ class Magicsock:
         """Take UDP datagrams that arrived from one address."""
         now = self._time.advance(now)
         if self._state != "started":
+            self._stats.out_of_season += len(batch)
             return
         if isinstance(addr, DerpAddress):
             self._receive_derp(addr, batch, now)
@@ -403,8 +409,6 @@ class Magicsock:
             self._received.append(addr if key is None else key, addr, payloads)
 
     def _receive_derp(self, addr: DerpAddress, batch: Sequence[bytes], now: float) -> None:
-        if self._state != "started":
-            return
         self._stats.derp_received += len(batch)
         payloads = batch
         if not all(map(is_surely_quic, batch)):
@@ -462,7 +466,8 @@ class Magicsock:
             if not received and not transmits:
                 return
             for payload in received:
-                self._receive_derp(payload.address, payload.datagrams, now)
+                if self._state == "started":
+                    self._receive_derp(payload.address, payload.datagrams, now)
             for transmit in transmits:
                 self._send(transmit, now)
 
