@@ -1,0 +1,231 @@
+"""The command line, as a person or a program would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from iroh_proto import NodeAddr, NodeId, SecretKey
+from iroh_proto.ticket import NodeTicket
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "iroh_anyio"]
+LIMIT = 60.0  # seconds for a command on a busy machine
+
+SECRET = bytes(range(32))
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=LIMIT,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def first_line(stream: IO[bytes] | None) -> bytes:
+    assert stream is not None
+    return stream.readline()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["demo"],
+        ["listen"],
+        ["connect"],
+        ["derper"],
+        ["key"],
+        ["key", "generate"],
+        ["key", "show"],
+        ["ticket"],
+        ["ticket", "show"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_has_help(arguments: list[str]) -> None:
+    done = run(*arguments, "--help")
+    assert done.returncode == 0
+    assert b"Usage: iroh-anyio" in done.stdout
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["dance"], b"dance"),
+        (["connect", "nonsense"], b"neither a ticket nor a node id"),
+        (["listen", "--derp", "ftp://example.com"], b"http://"),
+        (["listen", "--derp", "http://127.0.0.1", "--no-derp"], b"contradict"),
+        (["derper"], b"--dev"),
+        (["ticket", "show", "node!"], b"not a ticket"),
+        (["demo", "--file", "/nonexistent"], b"/nonexistent"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_exit_code_2_and_says_why(arguments: list[str], complaint: bytes) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert complaint in done.stderr
+
+
+def test_unreachable_node_is_exit_code_1_and_one_sentence() -> None:
+    nobody = SecretKey(SECRET).public
+    done = run("connect", str(nobody), "--no-derp", "--bind", "127.0.0.1:0")
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"Error: ")
+    assert b"Traceback" not in done.stderr
+
+
+def test_generated_key_is_private_and_shown_by_its_node_id(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    made = run("key", "generate", str(path))
+    assert made.returncode == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secret_key = SecretKey.from_str(path.read_text().strip())
+    assert made.stdout.decode().strip() == str(secret_key.public)
+    assert secret_key.to_bytes().hex().encode() not in made.stdout + made.stderr
+
+    shown = run("key", "show", str(path), "--json")
+    node_id = secret_key.public
+    assert json.loads(shown.stdout) == {
+        "node_id": str(node_id),
+        "base32": node_id.to_base32(),
+        "z32": node_id.to_z32(),
+    }
+
+
+def test_key_generate_does_not_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("precious")
+    done = run("key", "generate", str(path))
+    assert done.returncode == 1
+    assert path.read_text() == "precious"
+
+
+def test_old_openssh_key_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "keypair"
+    path.write_text(SecretKey(SECRET).to_openssh())
+    done = run("key", "show", str(path))
+    assert done.stdout.decode().strip() == str(SecretKey(SECRET).public)
+
+
+def test_broken_key_file_is_named_but_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("0" * 63 + "x")
+    done = run("key", "show", str(path))
+    assert done.returncode == 1
+    assert str(path).encode() in done.stderr
+    assert b"000000" not in done.stderr
+
+
+def test_ticket_show_prints_what_is_in_it() -> None:
+    addr = NodeAddr(
+        SecretKey(SECRET).public,
+        derp_url="https://derp.example",
+        direct_addresses=["192.0.2.1:7", "[2001:db8::1]:8"],
+    )
+    done = run("ticket", "show", str(NodeTicket(addr)), "--json")
+    assert json.loads(done.stdout) == {
+        "node_id": str(addr.node_id),
+        "derp_url": "https://derp.example/",
+        "direct_addresses": ["192.0.2.1:7", "[2001:db8::1]:8"],
+    }
+
+
+def test_derper_says_where_it_listens_and_warns_of_a_taken_stun_port() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        with running("derper", "--dev", "--port", "0", "--stun-port", port) as derper:
+            listening = json.loads(first_line(derper.stdout))
+            assert listening["stun_port"] is None
+            assert listening["url"] == f"http://127.0.0.1:{listening['port']}"
+            assert port.encode() in first_line(derper.stderr)
+            with socket.create_connection(("127.0.0.1", listening["port"]), timeout=10) as web:
+                web.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert web.recv(1024).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_pipe_carries_both_directions_whole(size: int) -> None:
+    there, back = os.urandom(size), os.urandom(size // 2)
+    bind = ["--no-derp", "--bind", "127.0.0.1:0"]
+    with running("listen", *bind) as listener:
+        ticket = ""
+        while not ticket.startswith("node"):
+            ticket = first_line(listener.stderr).decode().split()[-1]
+        answers: list[bytes] = []
+        # The ends read each other's bytes, so both have to be fed and drained at once.
+        feeding = threading.Thread(
+            target=lambda: answers.extend(listener.communicate(back, timeout=LIMIT))
+        )
+        feeding.start()
+        connecting = run("connect", ticket, *bind, stdin=there)
+        feeding.join(LIMIT)
+    assert connecting.returncode == 0, connecting.stderr
+    assert connecting.stdout == back
+    assert answers[0] == there
+    assert listener.returncode == 0
+
+
+def test_connect_by_node_id_meets_at_the_derp_server(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    node_id = NodeId.from_str(run("key", "generate", str(key_file)).stdout.decode().strip())
+    with running("derper", "--dev", "--port", "0", "--stun-port", "0") as derper:
+        derp = ["--derp", json.loads(first_line(derper.stdout))["url"]]
+        with running(
+            "listen", *derp, "--recv-only", "--secret-key-file", str(key_file)
+        ) as listener:
+            assert first_line(listener.stderr).startswith(b"Listening")
+            connecting = run("connect", str(node_id), *derp, stdin=b"by id alone")
+            answers = listener.communicate(b"", timeout=LIMIT)
+    assert connecting.returncode == 0, connecting.stderr
+    assert answers[0] == b"by id alone"
+
+
+def test_demo_json_reports_a_relayed_start_and_a_direct_end(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(200_000))
+    done = run("demo", "--file", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    result = json.loads(done.stdout)
+    assert result["ok"] is True
+    assert (result["first_path"], result["final_path"]) == ("derp", "direct")
+    assert result["bytes"] == 200_000
+    assert result["sha256_equal"] is True
+    assert result["seconds"] > 0
+    assert {event["event"] for event in result["events"]} >= {"ready", "path", "verified", "done"}
