@@ -73,7 +73,18 @@ LIBRARIES = {
 # The modules of testing that need the testing extra. The simulator is for every install.
 NEEDS_HYPOTHESIS = {"contract", "checks", "subject", "strategies"}
 
-FOUNDATION = {"errors", "address", "key", "box", "wire", "timers", "machine", "ticket", "openssh"}
+FOUNDATION = {
+    "errors",
+    "address",
+    "key",
+    "box",
+    "wire",
+    "timers",
+    "machine",
+    "ticket",
+    "node_record",
+    "openssh",
+}
 FAMILIES = {"stun", "disco", "derp", "portmap", "discovery", "identity"}
 ABOVE_FAMILIES = {"paths", "netcheck"}
 TOP = {"magicsock"}
