@@ -15,10 +15,10 @@ specification, ``tls/tls.md``.
 
 from __future__ import annotations
 
-import datetime
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from cryptography import x509
@@ -51,8 +51,8 @@ _EXTENSION_SIZE = 6 + KEY_SIZE + SIGNATURE_SIZE
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 # The dates that rcgen puts in a certificate nobody gave dates to.
-_NOT_BEFORE = datetime.datetime(1975, 1, 1, tzinfo=datetime.UTC)
-_NOT_AFTER = datetime.datetime(4096, 1, 1, tzinfo=datetime.UTC)
+_NOT_BEFORE = datetime(1975, 1, 1, tzinfo=UTC)
+_NOT_AFTER = datetime(4096, 1, 1, tzinfo=UTC)
 
 
 def make_certificate_key(rng: random.Random) -> ec.EllipticCurvePrivateKey:

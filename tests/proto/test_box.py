@@ -123,6 +123,17 @@ def test_upstreams_known_answer_with_bare_x25519_keys() -> None:
     assert box.open(bytes.fromhex(case["sealed"]) + nonce) == plaintext
 
 
+@pytest.mark.parametrize("case", DISCO["sealed_tailscale"]["cases"], ids=lambda case: case["name"])
+def test_the_box_of_tailscale_is_another_one(case: dict[str, Any]) -> None:
+    packet = bytes.fromhex(case["packet"])
+    secret = bytes.fromhex(case["disco_secret_recipient"])
+    box = SharedBox.from_shared_secret(bindings.crypto_scalarmult(secret, packet[6:ENVELOPE_SIZE]))
+    nonce, sealed = packet[38:62], packet[62:]
+    assert nonce.hex() == case["nonce"]
+    with pytest.raises(DecodeError, match="does not open"):
+        box.open(sealed + nonce)
+
+
 @pytest.mark.parametrize("key", SMALL_ORDER_KEYS)
 def test_keys_of_small_order_are_refused(key: str) -> None:
     with pytest.raises(DecodeError, match="small or mixed order"):

@@ -35,7 +35,9 @@ from iroh_proto.stun.message import (
     verify_integrity,
 )
 
-STUN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "stun.json").read_text())
+VECTORS = Path(__file__).parents[1] / "vectors"
+STUN: dict[str, Any] = json.loads((VECTORS / "stun.json").read_text())
+DISCO: dict[str, Any] = json.loads((VECTORS / "disco.json").read_text())
 RFC_5769 = {case["name"]: case for case in STUN["rfc5769"]}
 REJECTED = {case["name"]: case for case in STUN["reject"]}
 TRANSACTION_ID = bytes(range(1, 13))
@@ -64,6 +66,11 @@ def by_name(case: dict[str, Any]) -> str:
 @pytest.mark.parametrize("case", STUN["is_stun"], ids=lambda case: case["packet"][:8] or "empty")
 def test_stun_is_told_from_other_datagrams(case: dict[str, Any]) -> None:
     assert is_stun(packet_of(case)) is case["is_stun"]
+
+
+@pytest.mark.parametrize("case", DISCO["classify"], ids=lambda case: case["class"])
+def test_disco_and_quic_are_not_taken_for_stun(case: dict[str, Any]) -> None:
+    assert is_stun(packet_of(case)) is (case["class"] == "stun")
 
 
 @pytest.mark.parametrize("case", STUN["requests"], ids=by_name)
