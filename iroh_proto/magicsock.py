@@ -46,7 +46,7 @@ from iroh_proto.paths.payload import (
     ReceivedPayload,
     ReceivedQueue,
     TransmitQueue,
-    is_surely_quic,
+    are_surely_quic,
     may_be_quic,
     segment_size_of,
 )
@@ -385,7 +385,7 @@ class Magicsock:
 
     def _receive_udp(self, addr: UdpAddress, batch: Sequence[bytes], now: float) -> None:
         self._stats.udp_received += len(batch)
-        if all(map(is_surely_quic, batch)):
+        if are_surely_quic(batch):
             self._deliver_udp(addr, batch, now)
             return
         payloads: list[bytes] = []
@@ -411,7 +411,7 @@ class Magicsock:
     def _receive_derp(self, addr: DerpAddress, batch: Sequence[bytes], now: float) -> None:
         self._stats.derp_received += len(batch)
         payloads = batch
-        if not all(map(is_surely_quic, batch)):
+        if not are_surely_quic(batch):
             payloads = []
             for data in batch:
                 if is_disco(data):

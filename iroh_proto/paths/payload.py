@@ -24,6 +24,9 @@ does.
 # does not announce that it may be greased. STUN never has it, and disco's magic begins with it.
 _FIXED_BIT = 0x40
 _DISCO_FIRST_BYTE = 0x54
+_QUIC_FIRST_BYTES = frozenset(
+    bytes((first,)) for first in range(256) if first & _FIXED_BIT and first != _DISCO_FIRST_BYTE
+)
 
 PayloadKey: TypeAlias = NodeId | UdpAddress
 """Whom payload is from or for: a node, or provisionally whoever is at a UDP address."""
@@ -129,6 +132,6 @@ def may_be_quic(data: bytes) -> bool:
     return bool(data) and data[0] & _FIXED_BIT != 0
 
 
-def is_surely_quic(data: bytes) -> bool:
-    """Say whether a datagram can be nothing else but QUIC, by its first byte."""
-    return bool(data) and data[0] & _FIXED_BIT != 0 and data[0] != _DISCO_FIRST_BYTE
+def are_surely_quic(batch: Sequence[bytes]) -> bool:
+    """Say whether all datagrams of a batch can be nothing else but QUIC, by their first bytes."""
+    return _QUIC_FIRST_BYTES.issuperset([data[:1] for data in batch])
