@@ -10,6 +10,16 @@ States of one probe::
 Sending again is a new transaction, not the old one repeated, so that a response says which
 request it answers and its round trip is measured from that one.
 
+To be read beside :mod:`iroh_proto.machine`, as a pattern for every other machine. Each input
+first passes ``now`` through :class:`~iroh_proto.timers.LatestTime`, and checks what the caller gave
+before it changes anything. What comes of it is queued: events for the caller, datagrams for the
+wire. Deadlines lie in one :class:`~iroh_proto.timers.TimerTable`, so ``get_timer`` only looks.
+Datagrams that are of no use are counted, never raised. Nothing here knows of sockets or clocks::
+
+    probe = StunProbe(rng=SystemRandom())
+    probe.start(server, now=monotonic())
+    # then, after each input: next_event(), datagrams_to_send(), and last get_timer()
+
 Source: iroh v0.12.0 ``iroh-net/src/netcheck.rs`` (delays and limit); RFC 8489 section 6.3.
 """
 
@@ -163,7 +173,7 @@ class StunProbe:
         return transmits
 
     def _proceed(self, probe: _Probe, now: float) -> None:
-        """Do what is due, and set the next deadline."""
+        """Do what is due for a probe, and set its next deadline."""
         if probe.expires_at <= now:
             self._forget(probe)
             self._events.append(StunProbeTimedOut(probe_id=probe.probe_id, server=probe.server))
