@@ -214,7 +214,15 @@ class NodeState:
     def add_addresses(
         self, addresses: Iterable[UdpAddress], *, derp_url: DerpUrl | None, now: float
     ) -> None:
-        """Learn addresses from the application or from discovery."""
+        """Learn addresses from the application or from discovery: a dial may follow.
+
+        A peer that is not proven to be anywhere, and was silent for long, may be another release
+        at other addresses by now. All of them are tried again.
+        """
+        silent = self.last_disco is None or now - self.last_disco > ACTIVE_TIME
+        if silent and not self.udp.is_proven(now):
+            self.scheme, self.last_disco = "unknown", None
+            self.udp.best = None
         for addr in addresses:
             if addr not in self.udp.paths and self.udp.add(addr, now) is not None:
                 self._last_search = None

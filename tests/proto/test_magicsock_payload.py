@@ -151,8 +151,7 @@ def test_disco_amid_payload_is_found_and_the_rest_stays_in_order() -> None:
     assert pong.addr == ping_back.addr == PEER_ADDR
 
 
-def test_the_short_end_of_a_coalesced_batch_is_examined() -> None:
-    """Lesson 18: releases before 0.24 skipped it."""
+def test_lesson_18_the_short_end_of_a_coalesced_batch_is_examined() -> None:
     sock = make()
     sock.receive_datagrams([QUIC, QUIC, peer_ping()], PEER_ADDR, now=1.0)
     assert len(sock.datagrams_to_send()) == 2
@@ -263,7 +262,7 @@ def test_sending_nothing_sends_nothing() -> None:
     assert sock.datagrams_to_send() == []
 
 
-def test_before_start_and_after_close_nothing_goes_in_or_out() -> None:
+def test_lesson_21_before_start_and_after_close_it_is_quiet_and_no_error() -> None:
     sock = Magicsock(secret_key=OURS, derp_map=DerpMap(), rng=random.Random(1))
     sock.receive_datagrams([QUIC], PEER_ADDR, now=0.0)
     sock.send_payloads(PEER_ADDR, [QUIC], now=0.0)

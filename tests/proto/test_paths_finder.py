@@ -13,7 +13,7 @@ from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongRecei
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.paths import node_map
-from iroh_proto.paths.finder import HEARTBEAT_INTERVAL, PathFinder
+from iroh_proto.paths.finder import ADDRESSES_FRESH_TIME, HEARTBEAT_INTERVAL, PathFinder
 from iroh_proto.paths.select import TRUST_TIME
 from tests.proto.path_world import DERP_LATENCY, UDP_LATENCY, URL, Packet, World
 
@@ -248,6 +248,48 @@ def test_peers_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyP
         finder.route(node_id, now=float(number)) if number < 2 else None
     assert finder.stats.nodes == 3
     assert finder.path_info(ids[2]).kind == "none"  # never used: the first to go
+
+
+def test_a_ping_for_which_there_is_no_room_is_answered_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 0)
+    alice.send(bob)
+    world.run(1.0)
+    assert any(isinstance(event, PongReceived) for _, event in alice.events)
+    assert (bob.finder.stats.nodes, bob.finder.stats.strangers_refused) == (0, 1)
+
+
+def test_a_peer_forgotten_in_mid_air_leaves_nothing_behind() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.chat(alice, bob, 1.0)
+    world.run(ADDRESSES_FRESH_TIME)
+    alice.finder.network_changed(now=world.now)
+    alice.send(bob)  # its CallMeMaybe waits for fresh addresses
+    alice.finder.forget(bob.id, now=world.now)
+    alice.finder.confirm(bob.id, bob.addr, now=world.now)
+    alice.refresh()
+    world.run(0.1)
+    calls = [event for _, event in bob.events if isinstance(event, CallMeMaybeReceived)]
+    assert len(calls) == 1  # of the first dial
+
+
+def test_a_pong_from_an_address_that_is_not_the_peers_is_ignored() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    world.drop = lambda packet: packet.sender is bob
+    alice.send(bob)
+    world.run(0.1)
+    pong = next(p.data for _, p in bob.sent if is_udp(p) and p.data is not None)
+    alice.finder.receive_datagrams([pong], NOWHERE, now=world.now)
+    assert alice.finder.stats.pongs_ignored == 1
+    assert alice.kind(bob) == "mixed"
 
 
 def test_when_all_peers_are_in_use_the_application_hears_of_it(

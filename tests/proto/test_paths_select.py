@@ -295,6 +295,29 @@ def test_under_quic_a_challenger_that_falls_silent_is_let_go() -> None:
     assert node.route(1.0 + TRUST_TIME) == ((FIRST,), None)
 
 
+def test_under_quic_a_new_dial_tries_all_addresses_again() -> None:
+    node = make_node(FIRST)
+    node.adopt(FIRST, "quic", 0.0)
+    node.add_addresses([SECOND], derp_url=None, now=1.0)
+    node.settle(1.0)
+    assert node.route(1.0) == ((FIRST,), None)  # proven
+    node.add_addresses([THIRD], derp_url=None, now=100.0)
+    node.settle(100.0)
+    assert node.route(100.0) == ((FIRST, SECOND, THIRD), URL)
+
+
+def test_a_peer_that_was_silent_for_long_may_be_another_release() -> None:
+    node = make_node(FIRST)
+    node.note_disco(0.0)
+    node.add_addresses([SECOND], derp_url=None, now=45.0)
+    node.settle(45.0)
+    assert len(node.route(45.0)[0]) == 1
+    node.add_addresses([SECOND], derp_url=None, now=46.0)
+    node.settle(46.0)
+    assert node.route(46.0) == ((FIRST, SECOND), URL)
+    assert node.remote_info(46.0).scheme == "unknown"
+
+
 def test_under_quic_there_are_no_pings() -> None:
     node = make_node(FIRST)
     node.adopt(FIRST, "quic", 0.0)
@@ -374,6 +397,22 @@ def test_a_call_without_the_best_address_takes_its_proof_back() -> None:
     assert search.call_me_maybe is None
     assert node.route(1.0) == ((FIRST,), URL)
     assert node.note_send(1.0) is not None
+
+
+def test_a_heartbeat_without_any_best_address_is_a_search() -> None:
+    node = make_node(FIRST)
+    node.note_disco(0.0)
+    node.note_send(0.0)
+    beat = node.beat(5.0)
+    assert beat is not None
+    assert (beat.pings, beat.call_me_maybe) == ([VIA, FIRST], URL)
+
+
+def test_payload_from_where_no_peer_can_be_changes_nothing() -> None:
+    node = make_node()
+    node.confirm(UdpAddress("0.0.0.0", 5), 1.0)
+    node.adopt(UdpAddress("0.0.0.0", 5), "quic", 1.0)
+    assert node.route(1.0) == ((), URL)
 
 
 def test_the_best_address_is_pinged_to_stay_alive() -> None:
