@@ -12,13 +12,12 @@ says so.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from math import inf, nextafter
 
 from aioquic.quic import events as quic_events
-from aioquic.quic.configuration import QuicConfiguration
 
-from iroh_anyio.quic.aioquic_private import PEER, HookedConnection
+from iroh_anyio.quic.aioquic_private import PEER
 from iroh_anyio.quic.close_reason import explain_close
 from iroh_anyio.quic.events import (
     CloseReason,
@@ -27,6 +26,7 @@ from iroh_anyio.quic.events import (
     EndpointEvent,
     QuicDatagramReceived,
 )
+from iroh_anyio.quic.node_quic import NodeQuic
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.parameters import PeerParameters, peer_parameters
 from iroh_anyio.quic.streams import StreamTable
@@ -54,37 +54,6 @@ INTERNAL_ERROR = 1
 """The QUIC transport error code for trouble of one's own (RFC 9000, section 20.1)."""
 
 _PING = 1
-
-
-class NodeQuic(HookedConnection):
-    """aioquic's connection with nodes' TLS. ``context`` is there once the handshake began.
-
-    :param begin_tls: owes the context its ``begin_client`` or ``begin_server``.
-    """
-
-    context: NodeContext | None = None
-
-    def __init__(
-        self,
-        *,
-        configuration: QuicConfiguration,
-        max_streams: int,
-        begin_tls: Callable[[NodeContext], None],
-        original_destination_cid: bytes | None = None,
-        retry_source_cid: bytes | None = None,
-    ) -> None:
-        super().__init__(
-            configuration=configuration,
-            max_streams=max_streams,
-            original_destination_cid=original_destination_cid,
-            retry_source_cid=retry_source_cid,
-        )
-        self._begin_tls = begin_tls
-
-    def prepare_tls(self) -> None:
-        """Set up TLS for a node."""
-        self.context = self.set_tls(NodeContext)
-        self._begin_tls(self.context)
 
 
 class NodeConnection:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from iroh_anyio.quic.admission import Admission, Admitted
 from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE
-from iroh_anyio.quic.connection import NodeConnection, NodeQuic
+from iroh_anyio.quic.connection import NodeConnection
 from iroh_anyio.quic.dial import Dial
 from iroh_anyio.quic.events import CloseReason, ConnectionClosed, EndpointEvent, EndpointStats
-from iroh_anyio.quic.factory import QuicFactory
 from iroh_anyio.quic.header import LONG_HEADER, long_destination_cid
+from iroh_anyio.quic.node_quic import NodeQuic, QuicFactory
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.tls import IdentityKind
 from iroh_proto.address import Address, NodeAddr

@@ -1,15 +1,14 @@
-"""Makes aioquic connections set up for nodes."""
+"""aioquic's connections set up for nodes, and what makes them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from aioquic.quic.configuration import QuicConfiguration
 
-from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE, QUIC_VERSION
-from iroh_anyio.quic.connection import NodeQuic
+from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE, QUIC_VERSION, HookedConnection
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.tls import IdentityKind, LocalIdentity, NodeContext
 from iroh_proto.key import NodeId, SecretKey
@@ -26,6 +25,37 @@ _VERIFY_NOTHING = 0
 
 _PLACEHOLDER: Any = object()
 """aioquic wants a certificate and key to be set before the handshake chooses among ours."""
+
+
+class NodeQuic(HookedConnection):
+    """aioquic's connection with nodes' TLS. ``context`` is there once the handshake began.
+
+    :param begin_tls: owes the context its ``begin_client`` or ``begin_server``.
+    """
+
+    context: NodeContext | None = None
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        max_streams: int,
+        begin_tls: Callable[[NodeContext], None],
+        original_destination_cid: bytes | None = None,
+        retry_source_cid: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            max_streams=max_streams,
+            original_destination_cid=original_destination_cid,
+            retry_source_cid=retry_source_cid,
+        )
+        self._begin_tls = begin_tls
+
+    def prepare_tls(self) -> None:
+        """Set up TLS for a node."""
+        self.context = self.set_tls(NodeContext)
+        self._begin_tls(self.context)
 
 
 class QuicFactory:
