@@ -76,7 +76,6 @@ def check_timer(subject: Subject[MachineT], script: Script[MachineT]) -> None:
     run = subject.run(script)
     for call in inputs(run, subject.script_of(script)):
         run.give(call)
-        _expect_pure_timer(run, call)
         if call.name == "handle_timer":
             _expect_later_timer(run, "before the drain")
         _drain(run)

@@ -26,7 +26,7 @@ MachineT = TypeVar("MachineT")
 AnyMachineT = TypeVar("AnyMachineT")
 
 # A machine that wakes every second is not asked to live through an hour in each example.
-WAKES_PER_WAIT_LIMIT = 50
+WAKES_PER_WAIT_LIMIT = 20
 
 # Where bytes come from when a run has not seen any address yet (RFC 5737).
 STRANGER = UdpAddress("192.0.2.1", 4242)

@@ -1,0 +1,153 @@
+"""The contract of the machines on the client's side of DERP."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from functools import partial
+
+from hypothesis import strategies as st
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.derp.client import DerpClient
+from iroh_proto.derp.events import ConnectionLost
+from iroh_proto.derp.frames import DATAGRAM_LIMIT, Frame, Ping, RecvPacket, pack_datagrams
+from iroh_proto.derp.map import DerpMap
+from iroh_proto.derp.pool import SERVERS_LIMIT, DerpPool
+from iroh_proto.key import SecretKey
+from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
+from iroh_proto.testing.strategies import mutated, node_ids
+from tests.proto.derp_cloud import THEIRS, Cloud, Server, cloud_of, cloud_operations, settle
+from tests.proto.derp_peer import Peer
+
+OURS = SecretKey.generate(random.Random("ours"))
+URLS = [DerpUrl.from_str(f"http://derp{number}.example") for number in range(3)]
+DATAGRAMS = [b"", b"\x01two", bytes(1200)]
+PACKED = pack_datagrams(DATAGRAMS)[0]
+CODEC = Peer("v3", THEIRS).dialect.server_codec("framed")
+
+batches = st.lists(st.sampled_from(DATAGRAMS), max_size=3)
+
+
+def framed(frame: Frame) -> bytes:
+    return CODEC.encode(frame)
+
+
+def hear(run: Run[DerpClient]) -> Iterable[Call]:
+    server = cloud_of(run).server("the", run.now)
+    said = server.talk(1, b"".join(run.sent), run.now)
+    return [Call("receive_data", said)] if said else []
+
+
+def be_connected(run: Run[DerpClient]) -> Iterable[Call]:
+    for _ in range(4):
+        yield from hear(run)
+
+
+def peer_sends(run: Run[DerpClient]) -> Iterable[Call]:
+    server: Server = cloud_of(run).server("the", run.now)
+    server.say(OURS.public, PACKED, run.now)
+    return hear(run)
+
+
+def receive(data: bytes) -> Call:
+    return Call("receive_data", data)
+
+
+def first_and_then(first: bytes, then: bytes, number: int) -> Call:
+    return receive(first if number == 0 else then)
+
+
+IDLE_FLOODS: list[Flood[DerpClient]] = [
+    Flood("pings", lambda number: Call("ping")),
+    Flood("closes", lambda number: Call("close")),
+    Flood("a head", partial(first_and_then, b"HTTP/1.1 101 Switching\r\nx: ", b"y" * 99)),
+]
+PACKETS = framed(RecvPacket(THEIRS.public, PACKED))
+CONNECTED_FLOODS: list[Flood[DerpClient]] = [
+    Flood("pings", lambda number: Call("ping")),
+    Flood("datagrams", lambda number: Call("send_datagrams", THEIRS.public, [bytes(1200)])),
+    Flood("preferences", lambda number: Call("note_preferred", number % 2 == 0), 20_000),
+    Flood("packets", lambda number: receive(PACKETS)),
+    Flood("their pings", lambda number: receive(framed(Ping(bytes(8))) * 20)),
+    Flood("an endless frame", partial(first_and_then, b"\x05\x00\x00\xff\xff", bytes(300)), 400),
+]
+CONNECTED = React("the server talks", be_connected)
+
+
+def client_subject(dialect: str | None, *, is_connected: bool) -> Subject[DerpClient]:
+    return Subject(
+        factory=lambda rng: DerpClient(url=URLS[0], secret_key=OURS, rng=rng, dialect=dialect),
+        context=Cloud,
+        begin=[Call("start"), *([CONNECTED] if is_connected else [])],
+        operations=st.one_of(
+            st.sampled_from(
+                [React("the server hears", hear), React("it is connected", be_connected)]
+            ),
+            st.just(React("the peer sends", peer_sends)),
+            st.builds(Call, st.just("send_datagrams"), node_ids(), batches),
+            st.sampled_from([True, False]).map(lambda preferred: Call("note_preferred", preferred)),
+            st.sampled_from([Call("ping"), Call("close"), Call("receive_eof")]),
+            st.sampled_from(
+                [b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+            ).map(lambda data: Call("receive_data", data)),
+            mutated(st.just(framed(RecvPacket(THEIRS.public, PACKED)))).map(
+                lambda data: Call("receive_data", data)
+            ),
+        ),
+        misuses=st.just(Call("start"))
+        | st.just(Call("send_datagrams", THEIRS.public, [bytes(DATAGRAM_LIMIT + 1)])),
+        floods=CONNECTED_FLOODS if is_connected else IDLE_FLOODS,
+        final=(ConnectionLost,),
+    )
+
+
+TestDerpClientContract = contract_tests(client_subject(None, is_connected=False))
+TestConnectedDerpClientContract = contract_tests(client_subject("v3", is_connected=True))
+
+
+def send(url: DerpUrl, *datagrams: bytes) -> Call:
+    return Call("send_datagrams", url, THEIRS.public, datagrams)
+
+
+def far_url(number: int) -> DerpUrl:
+    return DerpUrl.from_str(f"http://far{number}.example")
+
+
+POOL: Subject[DerpPool] = Subject(
+    factory=lambda rng: DerpPool(secret_key=OURS, derp_map=DerpMap.from_urls(URLS[:2]), rng=rng),
+    context=Cloud,
+    begin=[Call("start")],
+    operations=st.one_of(
+        st.sampled_from(cloud_operations(OURS.public, PACKED)),
+        st.sampled_from(cloud_operations(OURS.public, PACKED)),
+        st.builds(send, st.sampled_from(URLS), st.sampled_from(DATAGRAMS)),
+        st.sampled_from(URLS).map(lambda url: Call("set_home", url)),
+        st.sampled_from([Call("network_changed"), Call("close")]),
+    ),
+    misuses=st.sampled_from(
+        [
+            Call("start"),
+            send(URLS[0], bytes(DATAGRAM_LIMIT + 1)),
+            Call("complete_tcp", 99),
+            Call("receive_tcp_data", -1, b""),
+            Call("receive_tcp_eof", 99),
+        ]
+    ),
+    floods=[
+        Flood("datagrams to one server", lambda number: send(URLS[0], bytes(1200))),
+        Flood("servers", lambda number: send(far_url(number), bytes(100)), 5 * SERVERS_LIMIT),
+        Flood("homes", lambda number: Call("set_home", far_url(number)), 5 * SERVERS_LIMIT),
+        Flood("changes", lambda number: Call("network_changed")),
+        Flood("connections lost", lambda number: React("lost", lose_all)),
+    ],
+)
+
+
+def lose_all(run: Run[DerpPool]) -> Iterable[Call]:
+    yield from settle(run)
+    for tcp_id in list(run.tcp_ids):
+        yield Call("receive_tcp_eof", tcp_id)
+
+
+TestDerpPoolContract = contract_tests(POOL)
