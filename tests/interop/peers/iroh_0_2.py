@@ -47,8 +47,7 @@ class Node:
         """Return how this node thinks it reaches another: direct, relay or none."""
         for info in await asyncio.to_thread(self._node.connections):
             if bytes(info.public_key.to_bytes()).hex() == node_id:
-                kind = info.conn_type
-                return {"kind": type(kind).__name__.lower()}
+                return {"kind": type(info.conn_type).__name__.rpartition(".")[2].lower()}
         return {"kind": "none"}
 
     async def close(self) -> None:

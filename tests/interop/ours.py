@@ -1,0 +1,48 @@
+"""Our endpoint's part in the tests: echo, by whoever dialled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import anyio
+
+from iroh_anyio.connection import Connection
+
+ALPN = b"iroh-proto/test/echo/0"
+
+ECHO_SIZE = 10_000_000
+"""Bytes: many flow-control windows of either side."""
+
+ECHO_LIMIT = 60.0
+"""Seconds for one echo; it takes about one."""
+
+CHUNK_SIZE = 1 << 16
+
+
+async def serve_echo(connection: Connection) -> None:
+    """Send back what the peer sends on its next bidirectional stream."""
+    stream = await connection.accept_bi()
+    async for chunk in stream:
+        await stream.send(chunk)
+    await stream.send_eof()
+
+
+async def echo(connection: Connection, size: int = ECHO_SIZE) -> None:
+    """Send random bytes to an echo and fail unless the same come back, and then the end."""
+    data = os.urandom(size)
+    stream = await connection.open_bi()
+
+    async def send() -> None:
+        for offset in range(0, size, CHUNK_SIZE):
+            await stream.send(data[offset : offset + CHUNK_SIZE])
+        await stream.send_eof()
+
+    received = bytearray()
+    with anyio.fail_after(ECHO_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            async for chunk in stream:
+                received += chunk
+    assert len(received) == size
+    assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
