@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from iroh_proto import UdpAddress
 from iroh_proto.machine import DatagramMachine
@@ -41,9 +41,17 @@ def drain(
             sock.sendto(data, transmit.addr)
 
 
-def run(hosted: dict[socket.socket, DatagramMachine[Any]], is_done: Callable[[], bool]) -> None:
+def run(
+    hosted: dict[socket.socket, DatagramMachine[EventT]],
+    on_event: Callable[[EventT], None],
+    is_done: Callable[[], bool],
+) -> None:
     """Drive machines, one to a socket, until there is nothing left to wait for."""
-    while not is_done():
+    while True:
+        for sock, machine in hosted.items():
+            drain(machine, sock, on_event)
+        if is_done():
+            return
         deadlines = [timer for m in hosted.values() if (timer := m.get_timer()) is not None]
         wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         readable, _, _ = select.select(list(hosted), [], [], wait)
@@ -51,25 +59,17 @@ def run(hosted: dict[socket.socket, DatagramMachine[Any]], is_done: Callable[[],
         for sock in readable:
             data, (ip, port) = sock.recvfrom(65535)
             hosted[sock].receive_datagrams([data], UdpAddress(ip, port), now=now)
-        for sock, machine in hosted.items():
+        for machine in hosted.values():
             timer = machine.get_timer()
             if timer is not None and timer <= now:
                 machine.handle_timer(now=now)
-            drain(machine, sock, on_event)
-
-
-found: list[StunProbeEvent] = []
-
-
-def on_event(event: StunProbeEvent) -> None:
-    """Keep what the probe found."""
-    found.append(event)
 
 
 def main() -> int:
     """Run the probe and say what it found."""
     probe, server = StunProbe(rng=random.SystemRandom()), StunServer()
-    hosted: dict[socket.socket, DatagramMachine[Any]] = {open_socket(): probe}
+    hosted: dict[socket.socket, DatagramMachine[StunProbeEvent]] = {open_socket(): probe}
+    found: list[StunProbeEvent] = []
     if len(sys.argv) > 1:
         address = UdpAddress.from_str(sys.argv[1])
     else:
@@ -78,8 +78,7 @@ def main() -> int:
         address = UdpAddress(*server_socket.getsockname())
 
     probe.start(address, now=time.monotonic())
-    drain(probe, next(iter(hosted)), on_event)
-    run(hosted, is_done=lambda: bool(found))
+    run(hosted, found.append, is_done=lambda: bool(found))
 
     for sock in hosted:
         sock.close()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import anyio
 import click
@@ -42,31 +42,23 @@ class EndpointSettings:
         )
 
 
-class DerpUrlType(click.ParamType):
-    """A DERP URL on the command line."""
-
-    name = "url"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> DerpUrl:
-        """Parse the URL, or end with the reason as wrong usage."""
-        if isinstance(value, DerpUrl):
-            return value
-        try:
-            return DerpUrl.from_str(str(value))
-        except DecodeError as error:
-            self.fail(str(error), param, ctx)
+def _parse_urls(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[DerpUrl, ...]:
+    try:
+        return tuple(DerpUrl.from_str(value) for value in values)
+    except DecodeError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
     """Add the options of an endpoint; :func:`endpoint_settings` reads them."""
-    options = [
+    options: list[Callable[[Callable[P, R]], Callable[P, R]]] = [
         click.option(
             "--derp",
             "--relay",
             "derp",
-            type=DerpUrlType(),
+            callback=_parse_urls,
             multiple=True,
             metavar="URL",
             help="A DERP server (relay) to meet peers at. Repeatable; the first reachable is home.",
@@ -87,8 +79,8 @@ def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
         ),
         verbose_option,
     ]
-    for option in reversed(options):
-        function = option(function)
+    for add_option in reversed(options):
+        function = add_option(function)
     return function
 
 

@@ -16,7 +16,7 @@ from iroh_anyio import MagicEndpoint
 from iroh_anyio.cli.demo import demo_map
 from iroh_anyio.connection import Connection
 from iroh_anyio.errors import EndpointError
-from iroh_anyio.quic.endpoint_machine import EndpointEvent
+from iroh_anyio.quic.events import EndpointEvent
 from iroh_proto import DerpMap, NodeAddr, NodeId
 from iroh_proto.derp.pool_events import HomeDerpChanged
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PongReceived
@@ -39,8 +39,8 @@ def observe(event: EndpointEvent) -> None:
     match event:
         case HomeDerpChanged(url=url):
             report("home", url=str(url))
-        case PongReceived(address=address, latency=latency):
-            report("pong", addr=str(address), latency=latency)
+        case PongReceived(addr=addr, latency=latency):
+            report("pong", addr=str(addr), latency=latency)
         case PathChanged(path=path) if path.kind != "none":
             report("path", kind=path.kind, addr=str(path.addr), latency=path.latency)
         case CallMeMaybeReceived(addresses=addresses):

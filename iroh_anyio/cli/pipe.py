@@ -142,7 +142,7 @@ async def _forward(connection: Connection, stream: BiStream, recv_only: bool) ->
 
 
 async def _send_stdin(stream: BiStream) -> None:
-    source = sys.stdin.buffer.raw.fileno()
+    source = sys.stdin.fileno()
     mode = os.fstat(source).st_mode
     pollable = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(source)
     while True:

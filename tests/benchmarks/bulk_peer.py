@@ -94,6 +94,7 @@ async def receive_aioquic(size: int) -> None:
         tasks.add(asyncio.get_running_loop().create_task(receive(reader, writer)))
 
     server = await serve("127.0.0.1", 0, configuration=configuration, stream_handler=handle)
+    assert server._transport is not None
     print(server._transport.get_extra_info("sockname")[1], flush=True)
     await finished.wait()
 
@@ -133,8 +134,10 @@ def main() -> None:
             receive_aioquic(int(size)) if role == "receive" else send_aioquic(int(size), *rest)
         )
     else:
-        function = receive_magic if role == "receive" else send_magic
-        anyio.run(function, int(size), *rest, backend=kind)
+        anyio.run(
+            lambda: receive_magic(int(size)) if role == "receive" else send_magic(int(size), *rest),
+            backend=kind,
+        )
 
 
 if __name__ == "__main__":
