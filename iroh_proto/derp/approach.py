@@ -61,9 +61,7 @@ def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
     return Approach("v3", RELAY_PATH, "websocket" if url.scheme in ("ws", "wss") else "framed")
 
 
-def next_approach(
-    approach: Approach, status: int, *, url: DerpUrl, dialect: str | None
-) -> Approach | None:
+def next_approach(approach: Approach, status: int, *, dialect: str | None) -> Approach | None:
     """Return the way to try when a server answers the upgrade with ``status`` and not 101.
 
     :param dialect: the configured one, as for :func:`first_approach`.

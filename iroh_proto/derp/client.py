@@ -101,7 +101,6 @@ class DerpClient:
         dialect: str | None = None,
         approach: Approach | None = None,
     ) -> None:
-        self._url = url
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
@@ -292,7 +291,7 @@ class DerpClient:
         elif self._upgrade.is_switched:
             self._begin(now)
         elif status is not None:
-            retry = next_approach(self._approach, status, url=self._url, dialect=self._configured)
+            retry = next_approach(self._approach, status, dialect=self._configured)
             path = self._approach.path
             self._lose(f"the server answered GET {path} with status {status}", retry)
         return trailing

@@ -1,0 +1,121 @@
+"""Servers for tests of DERP clients: the server's side of a connection, saying what it is told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.box import SharedBox
+from iroh_proto.derp.client import DerpClient
+from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.dialects import DIALECTS, v2
+from iroh_proto.derp.events import DerpClientEvent
+from iroh_proto.derp.frames import Frame, Ping, Pong
+from iroh_proto.derp.upgrade import ServerUpgrade, framed_headers, websocket_headers
+from iroh_proto.key import NodeId, SecretKey
+
+URL = DerpUrl.from_str("http://relay.example")
+SERVER_KEY = SecretKey.from_bytes(b"\x01" * 32)
+CLIENT_KEY = SecretKey.from_bytes(b"\x02" * 32)
+PEER = SecretKey.from_bytes(b"\x03" * 32).public
+OTHER_PEER = SecretKey.from_bytes(b"\x04" * 32).public
+
+# What servers of each generation answer by path and form: a dialect, or a refusal.
+Answers = Mapping[tuple[str, Form], str]
+V2_SERVER: Answers = {("/derp", "framed"): "v2"}  # 0.6 to 0.13
+V3_SERVER_0_14: Answers = {("/derp", "framed"): "v3"}  # 0.14 to 0.19
+V3_SERVER: Answers = {  # 0.20 to 0.90
+    ("/derp", "framed"): "v3",
+    ("/relay", "framed"): "v3",
+    ("/derp", "websocket"): "v3",
+    ("/relay", "websocket"): "v3",
+}
+WEBSOCKET_SERVER: Answers = {("/relay", "websocket"): "v3", ("/relay", "framed"): "400"}
+
+
+class ServerSide:
+    """One accepted connection. ``frames`` are those received since the handshake, without pings.
+
+    :param answers_pings: whether pings are answered.
+    :param is_slow: whether a server that speaks first waits for :meth:`begin`.
+    """
+
+    def __init__(
+        self, answers: Answers, *, answers_pings: bool = True, is_slow: bool = False
+    ) -> None:
+        self.answers = answers
+        self.answers_pings = answers_pings
+        self.is_slow = is_slow
+        self.path = ""
+        self.node_id: NodeId | None = None
+        self.frames: list[Frame] = []
+        self.pings = 0
+        self.codec: FrameCodec | None = None
+        self.server_details = v2.ServerDetails()
+        self._upgrade = ServerUpgrade()
+        self._rng = random.Random(1)
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes and return the answer."""
+        if self.codec is None:
+            return self._receive_request(data) if data else b""
+        answer = b""
+        for frame in self.codec.receive(data):
+            answer += self._receive_frame(frame)
+        assert self.codec.error is None, self.codec.error
+        return answer + self.codec.replies()
+
+    def send(self, *frames: Frame) -> bytes:
+        """Return the bytes of frames."""
+        assert self.codec is not None
+        return b"".join(self.codec.encode(frame) for frame in frames)
+
+    def begin(self) -> bytes:
+        """Return what a server says first."""
+        return self.send(*self._handshake.begin())
+
+    def _receive_request(self, data: bytes) -> bytes:
+        request = self._upgrade.receive(data)
+        assert request is not None
+        self.path = request.path
+        form: Form = "websocket" if request.upgrade == "websocket" else "framed"
+        answer = self.answers.get((request.path, form), "404")
+        if answer not in DIALECTS:
+            return self._upgrade.respond(HTTPStatus(int(answer)))
+        headers = websocket_headers(request) if form == "websocket" else framed_headers()
+        head, trailing = self._upgrade.switch(headers)
+        assert not trailing, "upstream's servers refuse clients that do not wait"
+        dialect = DIALECTS[answer]
+        self.codec = dialect.server_codec(form)
+        self._handshake = dialect.server_handshake(secret_key=SERVER_KEY, rng=self._rng)
+        return head if self.is_slow else head + self.begin()
+
+    def _receive_frame(self, frame: Frame) -> bytes:
+        if self.node_id is None:
+            self.node_id = self._handshake.receive(frame)
+            return self._accept(self.node_id)
+        if isinstance(frame, Ping):
+            self.pings += 1
+            return self.send(Pong(frame.data)) if self.answers_pings else b""
+        self.frames.append(frame)
+        return b""
+
+    def _accept(self, node_id: NodeId) -> bytes:
+        frames = self._handshake.accept()
+        if frames and self.server_details != v2.ServerDetails():
+            sealed = SharedBox(SERVER_KEY, node_id).seal(self.server_details.encode(), bytes(24))
+            frames = [v2.ServerInfo(sealed)]
+        return self.send(*frames)
+
+
+def exchange(client: DerpClient, server: ServerSide, *, now: float) -> None:
+    """Carry bytes both ways until neither side has any."""
+    while data := client.data_to_send():
+        client.receive_data(server.receive(data), now=now)
+
+
+def events_of(client: DerpClient) -> list[DerpClientEvent]:
+    """Drain the events of a client."""
+    return list(iter(client.next_event, None))
