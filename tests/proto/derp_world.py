@@ -13,8 +13,11 @@ from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import DIALECTS, v2
 from iroh_proto.derp.events import DerpClientEvent
 from iroh_proto.derp.frames import Frame, Ping, Pong
+from iroh_proto.derp.map import DerpMap
+from iroh_proto.derp.pool import DerpPool, DerpPoolEvent
 from iroh_proto.derp.upgrade import ServerUpgrade, framed_headers, websocket_headers
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.machine import TcpCloseRequested, TcpRequested
 
 URL = DerpUrl.from_str("http://relay.example")
 SERVER_KEY = SecretKey.from_bytes(b"\x01" * 32)
@@ -119,3 +122,118 @@ def exchange(client: DerpClient, server: ServerSide, *, now: float) -> None:
 def events_of(client: DerpClient) -> list[DerpClientEvent]:
     """Drain the events of a client."""
     return list(iter(client.next_event, None))
+
+
+class Host:
+    """A server that a pool may dial. Set ``is_up`` or ``is_silent`` to have it behave otherwise.
+
+    ``is_silent`` hosts do not even refuse connections.
+    """
+
+    def __init__(self, answers: Answers = V3_SERVER) -> None:
+        self.answers = answers
+        self.is_up = True
+        self.is_silent = False
+        self.answers_pings = True
+        self.closes_at_once = False
+        self.dialled_at: list[float] = []
+        self.sides: dict[int, ServerSide] = {}
+
+    @property
+    def side(self) -> ServerSide:
+        """The only connection."""
+        (side,) = self.sides.values()
+        return side
+
+
+class PoolWorld:
+    """A pool and the hosts it may dial, with a clock. Bytes take no time.
+
+    ``events`` are those that are no work for a host, ``requests`` the others.
+    """
+
+    def __init__(self, hosts: dict[str, Host], derp_map: DerpMap) -> None:
+        self.hosts = hosts
+        self.pool = DerpPool(secret_key=CLIENT_KEY, derp_map=derp_map, rng=random.Random(11))
+        self.now = 0.0
+        self.events: list[DerpPoolEvent] = []
+        self.requests: list[TcpRequested | TcpCloseRequested] = []
+        self._hosts_by_tcp_id: dict[int, Host] = {}
+
+    def start(self) -> None:
+        """Start the pool."""
+        self.pool.start(now=self.now)
+        self.settle()
+
+    def take_events(self) -> list[DerpPoolEvent]:
+        """Return the events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def run(self, until: float) -> None:
+        """Let time pass."""
+        while (deadline := self.pool.get_timer()) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            self.pool.handle_timer(now=self.now)
+            self.settle()
+        self.now = until
+
+    def settle(self) -> None:
+        """Do what the pool asks for, and carry bytes, until there is nothing left to do."""
+        while self._take_event() or self._carry_bytes():
+            pass
+
+    def push(self, host: Host, *frames: Frame) -> None:
+        """Send frames to the pool on every connection of a host."""
+        for tcp_id, side in list(host.sides.items()):
+            self.pool.receive_tcp_data(tcp_id, side.send(*frames), now=self.now)
+        self.settle()
+
+    def take_down(self, host: Host) -> None:
+        """Close a host's connections and refuse new ones."""
+        host.is_up = False
+        for tcp_id in list(host.sides):
+            del host.sides[tcp_id]
+            self.pool.receive_tcp_eof(tcp_id, now=self.now)
+        self.settle()
+
+    def _take_event(self) -> bool:
+        event = self.pool.next_event()
+        if isinstance(event, TcpRequested):
+            self.requests.append(event)
+            self.dial(self.hosts[event.host], event.tcp_id)
+        elif isinstance(event, TcpCloseRequested):
+            self.requests.append(event)
+            host = self._hosts_by_tcp_id.pop(event.tcp_id)
+            side = host.sides.pop(event.tcp_id, None)
+            last = self.pool.tcp_data_to_send(event.tcp_id)
+            if side is not None:
+                side.receive(last)
+        elif event is not None:
+            self.events.append(event)
+        return event is not None
+
+    def dial(self, host: Host, tcp_id: int) -> None:
+        """Do what a host does when it is dialled."""
+        self._hosts_by_tcp_id[tcp_id] = host
+        host.dialled_at.append(self.now)
+        if host.is_silent:
+            return
+        if not host.is_up:
+            self.pool.complete_tcp(tcp_id, error="refused", now=self.now)
+            return
+        host.sides[tcp_id] = ServerSide(host.answers, answers_pings=host.answers_pings)
+        self.pool.complete_tcp(tcp_id, now=self.now)
+
+    def _carry_bytes(self) -> bool:
+        tcp_ids = self.pool.tcp_to_send()
+        for tcp_id in tcp_ids:
+            host = self._hosts_by_tcp_id[tcp_id]
+            answer = host.sides[tcp_id].receive(self.pool.tcp_data_to_send(tcp_id))
+            if answer:
+                self.pool.receive_tcp_data(tcp_id, answer, now=self.now)
+            side = host.sides.get(tcp_id)
+            if side is not None and (side.codec is None or (host.closes_at_once and side.node_id)):
+                del host.sides[tcp_id]
+                self.pool.receive_tcp_eof(tcp_id, now=self.now)
+        return bool(tcp_ids)
