@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iroh_proto.errors import DecodeError
+from iroh_proto.wire import decode_quic_varint
 
 LONG_HEADER = 0x80
 FIXED_BIT = 0x40
@@ -66,7 +67,7 @@ def decode_long_header(datagram: bytes, *, version: int) -> LongHeader:
         if max(len(destination_cid), len(source_cid)) > MAX_CID_SIZE:
             raise DecodeError("a connection id is longer than 20 bytes")
         if kind == INITIAL:
-            size, position = _pull_varint(datagram, position)
+            size, position = decode_quic_varint(datagram, position)
             token, position = _pull(datagram, size, position)
     return LongHeader(
         version=found,
@@ -83,10 +84,3 @@ def _pull(data: bytes, size: int, position: int) -> tuple[bytes, int]:
     if end > len(data):
         raise DecodeError("the header breaks off")
     return data[position:end], end
-
-
-def _pull_varint(data: bytes, position: int) -> tuple[int, int]:
-    if position >= len(data):
-        raise DecodeError("the header breaks off before a length")
-    encoded, end = _pull(data, 1 << (data[position] >> 6), position)
-    return int.from_bytes(encoded, "big") & ((1 << (8 * len(encoded) - 2)) - 1), end

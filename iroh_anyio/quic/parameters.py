@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aioquic.tls import ExtensionType
 
 from iroh_anyio.quic.aioquic_private import Extension
+from iroh_proto.wire import decode_quic_varint
 
 MAX_UDP_PAYLOAD_SIZE = 0x03
 INITIAL_MAX_PATH_ID = 0x3E
@@ -43,19 +44,12 @@ def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
         if kind == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
             position = 0
             while position < len(data):
-                identifier, position = _varint(data, position)
-                size, position = _varint(data, position)
+                identifier, position = decode_quic_varint(data, position)
+                size, position = decode_quic_varint(data, position)
                 found[identifier] = data[position : position + size]
                 position += size
     limit = found.get(MAX_UDP_PAYLOAD_SIZE)
     return PeerParameters(
-        max_udp_payload_size=None if limit is None else _varint(limit, 0)[0],
+        max_udp_payload_size=None if limit is None else decode_quic_varint(limit)[0],
         punches_in_quic=INITIAL_MAX_PATH_ID in found or N0_NAT_TRAVERSAL in found,
     )
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return a variable-length integer (RFC 9000, section 16) and the position after it."""
-    size = 1 << (data[position] >> 6)
-    value = int.from_bytes(data[position : position + size], "big")
-    return value & ((1 << (8 * size - 2)) - 1), position + size

@@ -200,6 +200,9 @@ class NodeContext(HookedContext):
             # The peer is told less: whom we dialled is none of a stranger's business.
             self.answered_by = peer_id
             raise self._bad_identity(tls.AlertDescription.unknown_ca, "not the node dialled")
+        if peer_id == self.identity.secret_key.public:
+            # An echo of our own packets, or a copy of our key: nobody else has any business here.
+            raise self._bad_identity(tls.AlertDescription.unknown_ca, "this is the node itself")
         self.peer_id = peer_id
 
     def check_signature(self, scheme: int, signature: bytes, signed: bytes) -> None:
