@@ -16,6 +16,7 @@ Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``; RFC 6455 section 5.
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Literal, Protocol, TypeAlias
@@ -177,23 +178,20 @@ class FramedCodec:
     def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
-        groups: dict[bytes, PacketParts] = {}
-        whole = self._whole(data)
+        groups: dict[bytes, PacketParts] = defaultdict(list)
         offset = 0
-        try:
-            while True:
-                offset = self._group(whole, offset, source, groups)
-                if (other := self._other(whole, offset)) is None:
-                    break
-                if groups:
-                    frames.append(PacketGroups(groups))
-                    groups = {}
-                frames.append(other[0])
-                offset = other[1]
-        except DecodeError as error:
-            self._fail(error)
-        else:
-            self._keep(whole, offset)
+        # Only a frame that was cut in two is put together: data may be long, and its copy dear.
+        while self._partial:
+            stop = offset + max(0, self._wanted - len(self._partial))
+            self._partial += data[offset:stop]
+            offset = stop
+            if len(self._partial) < self._wanted:
+                break
+            whole = bytes(self._partial)
+            self._partial.clear()
+            groups = self._receive_grouped(whole, 0, source, frames, groups)
+        if offset < len(data):
+            groups = self._receive_grouped(data, offset, source, frames, groups)
         if groups:
             frames.append(PacketGroups(groups))
         return frames
@@ -245,6 +243,31 @@ class FramedCodec:
         self._partial.clear()
         return whole
 
+    def _receive_grouped(
+        self,
+        whole: bytes,
+        start: int,
+        source: NodeId,
+        frames: list[Frame | PacketGroups],
+        groups: dict[bytes, PacketParts],
+    ) -> dict[bytes, PacketParts]:
+        """Take what lies from ``start`` on; return the groups that are not among ``frames`` yet."""
+        offset = start
+        try:
+            while self.error is None:
+                offset = self._group(whole, offset, source, groups)
+                if (other := self._other(whole, offset)) is None:
+                    self._keep(whole, offset)
+                    break
+                if groups:
+                    frames.append(PacketGroups(groups))
+                    groups = defaultdict(list)
+                frames.append(other[0])
+                offset = other[1]
+        except DecodeError as error:
+            self._fail(error)
+        return groups
+
     def _group(
         self, whole: bytes, start: int, source: NodeId, groups: dict[bytes, PacketParts]
     ) -> int:
@@ -255,8 +278,8 @@ class FramedCodec:
         """
         view = memoryview(whole)
         unpack = _UNREAD_KEYED_HEADER.unpack_from
-        last_keyed = len(whole) - KEYED_HEADER.size
         end = len(whole)
+        last_keyed = end - KEYED_HEADER.size
         offset = start
         headers: dict[bytes, tuple[bytes, int]] = {}
         last_head, header, size = b"", b"", 0
@@ -273,16 +296,13 @@ class FramedCodec:
                     size = HEADER.size + length
                     headers[head] = header, size
                 last_head = head
-            start = offset + 37
+            payload = offset + 37
             offset += size
             if offset > end:
                 return offset - size
-            if destination in groups:
-                parts = groups[destination]
-            else:
-                parts = groups[destination] = []
+            parts = groups[destination]
             parts.append(header)
-            parts.append(view[start:offset])
+            parts.append(view[payload:offset])
         return offset
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:

@@ -5,8 +5,8 @@ The host accepts TCP connections (and completes TLS on them), gives each a numbe
 on the same port; packets pass between generations unchanged.
 
 A client that reads slowly loses the oldest packets that wait for it, and only those. One that
-stops reading is closed, as long as the host fetches bytes for a connection only while it is
-writable.
+stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
+connection only while it is writable.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 ``iroh-relay/src/server.rs``.
 """
@@ -21,7 +21,6 @@ from typing import TypeAlias, assert_never
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.router import DerpRouter, RouterStats
 from iroh_proto.derp.server import (
-    WRITE_TIMEOUT,
     ClientAdmitted,
     ConnectionLost,
     ConnectionStats,
@@ -30,7 +29,7 @@ from iroh_proto.derp.server import (
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested
-from iroh_proto.timers import LatestTime, TimerTable
+from iroh_proto.timers import LatestTime, TimerTable, earliest
 
 CONNECTIONS_LIMIT = 65_536
 """Connections served at once, unless told otherwise. An idle one costs some 5 KiB, a slow reader
@@ -38,6 +37,10 @@ up to 512 KiB more."""
 
 STRANGERS_LIMIT = 1_024
 """Connections whose client has not proven a key yet. Each may hold a request's head for 10 s."""
+
+WRITE_TIMEOUT = 2.0
+"""Seconds after which some of what waits for a connection must have been fetched (upstream's for
+writing one frame). Else its reader has stopped reading, and it is closed."""
 
 PULL_SIZE = 64 * 1024
 """Bytes to hand out for one connection at a time. With more, bytes would wait in the host, where
@@ -50,12 +53,14 @@ class DerpServerStats:
 
     :ivar connections_accepted: connections taken, also those that are gone.
     :ivar connections_refused: connections closed at once because there were too many.
+    :ivar write_timeouts: connections closed because their reader had stopped reading.
     :ivar connections: what happened on connections.
     :ivar router: what happened between them.
     """
 
     connections_accepted: int = 0
     connections_refused: int = 0
+    write_timeouts: int = 0
     connections: ConnectionStats = field(default_factory=ConnectionStats)
     router: RouterStats = field(default_factory=RouterStats)
 
@@ -115,8 +120,11 @@ class DerpServer:
         self._connections: dict[int, DerpServerConnection] = {}
         # Connections that are over, with bytes that the host has not fetched yet.
         self._closing: dict[int, DerpServerConnection] = {}
-        # Connections that have bytes to write; a dict because its order repeats.
-        self._unsent: dict[int, None] = {}
+        # When some of the bytes that wait for a connection must have been fetched. All wait for
+        # the same time, so the oldest entry is the earliest.
+        self._unsent: dict[int, float] = {}
+        # Those of them of which something was fetched since then.
+        self._fetched: set[int] = set()
         self._timers: TimerTable[int] = TimerTable()
         self._events: deque[DerpServerEvent] = deque()
         self._stats = DerpServerStats()
@@ -197,12 +205,10 @@ class DerpServer:
             return b""
         connection = self._connections.get(tcp_id) or self._closing[tcp_id]
         data = connection.data_to_send(PULL_SIZE)
-        if not connection.has_data_to_send:
-            del self._unsent[tcp_id]
-            if self._closing.pop(tcp_id, None) is not None:
-                self._timers.cancel(tcp_id)
-            else:
-                self._set_timer(tcp_id, connection)
+        if connection.has_data_to_send:
+            self._fetched.add(tcp_id)
+        else:
+            self._forget_output(tcp_id)
         return data
 
     def close(self, *, now: float) -> None:
@@ -223,12 +229,15 @@ class DerpServer:
             if connection is not None:
                 connection.handle_timer(now=now)
                 self._settle(tcp_id, connection, now)
-            elif self._closing.pop(tcp_id, None) is not None:
-                del self._unsent[tcp_id]
+        while self._unsent:
+            tcp_id, deadline = next(iter(self._unsent.items()))
+            if deadline > now:
+                break
+            self._check_progress(tcp_id, now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return self._timers.earliest()
+        return earliest(self._timers.earliest(), next(iter(self._unsent.values()), None))
 
     def next_event(self) -> DerpServerEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -248,7 +257,12 @@ class DerpServer:
                 case _:
                     assert_never(event)
         self._route(tcp_id, connection, now)
-        self._note_output(tcp_id, connection)
+        self._note_output(tcp_id, connection, now)
+        deadline = connection.get_timer()
+        if deadline is None:
+            self._timers.cancel(tcp_id)
+        elif deadline != self._timers.deadline(tcp_id):
+            self._timers.set(tcp_id, deadline)
 
     def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
         replaced = self._router.connect(tcp_id, admitted.node_id)
@@ -261,10 +275,13 @@ class DerpServer:
             self._settle(replaced, older, now)
 
     def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
-        for target, parts in self._router.route(tcp_id, connection.received_payloads()):
+        packets = connection.received_packets()
+        if not packets:
+            return
+        for target, parts in self._router.route(tcp_id, packets):
             receiver = self._connections[target]
             receiver.send_packets(parts, now=now)
-            self._note_output(target, receiver)
+            self._note_output(target, receiver, now)
 
     def _disconnect(
         self,
@@ -278,27 +295,35 @@ class DerpServer:
             for target in self._router.disconnect(tcp_id):
                 receiver = self._connections[target]
                 receiver.send_peer_gone(connection.node_id, now=now)
-                self._note_output(target, receiver)
+                self._note_output(target, receiver, now)
             self._events.append(
                 ClientDisconnected(tcp_id=tcp_id, node_id=connection.node_id, error=error)
             )
         self._events.append(TcpCloseRequested(tcp_id=tcp_id))
+        self._timers.cancel(tcp_id)
         if connection.has_data_to_send:
             self._closing[tcp_id] = connection
-            self._unsent[tcp_id] = None
-            self._timers.set(tcp_id, now + WRITE_TIMEOUT)
-        else:
-            self._unsent.pop(tcp_id, None)
-            self._timers.cancel(tcp_id)
+            self._note_output(tcp_id, connection, now)
 
-    def _note_output(self, tcp_id: int, connection: DerpServerConnection) -> None:
-        if connection.has_data_to_send:
-            self._unsent[tcp_id] = None
-        self._set_timer(tcp_id, connection)
+    def _note_output(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
+        if tcp_id not in self._unsent and connection.has_data_to_send:
+            self._unsent[tcp_id] = now + WRITE_TIMEOUT
 
-    def _set_timer(self, tcp_id: int, connection: DerpServerConnection) -> None:
-        deadline = connection.get_timer()
-        if deadline is None:
-            self._timers.cancel(tcp_id)
-        elif deadline != self._timers.deadline(tcp_id):
-            self._timers.set(tcp_id, deadline)
+    def _forget_output(self, tcp_id: int) -> None:
+        del self._unsent[tcp_id]
+        self._fetched.discard(tcp_id)
+        self._closing.pop(tcp_id, None)
+
+    def _check_progress(self, tcp_id: int, now: float) -> None:
+        """Close a connection of whose bytes nothing was fetched in time."""
+        if tcp_id in self._fetched:
+            self._fetched.remove(tcp_id)
+            del self._unsent[tcp_id]
+            self._unsent[tcp_id] = now + WRITE_TIMEOUT
+            return
+        connection = self._connections.get(tcp_id)
+        if connection is not None:
+            self._stats.write_timeouts += 1
+            connection.abandon(f"nothing could be written for {WRITE_TIMEOUT} s", now=now)
+            self._settle(tcp_id, connection, now)
+        self._forget_output(tcp_id)

@@ -14,7 +14,7 @@ Source: iroh v0.12.0 ``iroh-net/src/derp/{server,clients}.rs``, v0.35.0
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from iroh_proto.derp.frames import PacketParts
@@ -38,20 +38,6 @@ class RouterStats:
     packets_routed: int = 0
     packets_without_route: int = 0
     clients_replaced: int = 0
-
-
-class SentPackets:
-    """Packets that a client sent to one destination, ready to be relayed.
-
-    :ivar destination: 32 bytes, which need not be a node id.
-    :ivar datagrams: headers and payloads in turn, as :data:`~iroh_proto.derp.frames.PacketParts`.
-    """
-
-    __slots__ = ("datagrams", "destination")
-
-    def __init__(self, destination: bytes, datagrams: PacketParts) -> None:
-        self.destination = destination
-        self.datagrams = datagrams
 
 
 class _Client:
@@ -114,8 +100,10 @@ class DerpRouter:
         del ids[client.node_id]
         return [ids[node_id] for node_id in client.destinations if node_id in ids]
 
-    def route(self, client_id: int, sent: Iterable[SentPackets]) -> list[tuple[int, PacketParts]]:
-        """Say who gets the packets that a client sent.
+    def route(
+        self, client_id: int, groups: Mapping[bytes, PacketParts]
+    ) -> list[tuple[int, PacketParts]]:
+        """Say who gets the packets that a client sent, given by destination.
 
         Packets for nobody are dropped and counted, as are packets from a client that is not
         connected or has given way to another.
@@ -123,18 +111,19 @@ class DerpRouter:
         :returns: each client that gets some, with its packets.
         """
         sender = self._clients.get(client_id)
-        stats = self._stats
+        client_ids = self._client_ids
         deliveries: list[tuple[int, PacketParts]] = []
-        for packets in sent:
-            destination, parts = packets.destination, packets.datagrams
-            target = self._client_ids.get(destination)
-            if target is None or sender is None:
-                stats.packets_without_route += len(parts) // 2
+        routed = unrouted = 0
+        for destination, parts in groups.items():
+            if sender is None or destination not in client_ids:
+                unrouted += len(parts)
                 continue
-            stats.packets_routed += len(parts) // 2
-            deliveries.append((target, parts))
+            routed += len(parts)
+            deliveries.append((client_ids[destination], parts))
             if destination not in sender.destinations:
                 _remember(sender.destinations, destination)
+        self._stats.packets_routed += routed // 2
+        self._stats.packets_without_route += unrouted // 2
         return deliveries
 
 

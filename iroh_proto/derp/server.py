@@ -11,8 +11,8 @@ a v3 client takes the server's first frame for an error, so the server waits a m
 client and only then speaks.
 
 What keeps a connection alive, by dialect: on v3 the server pings after 15 s of silence and some
-more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. On both it closes
-a connection that takes none of the bytes that wait for it, and answers pings.
+more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are answered
+on both. That bytes to send are fetched at all is for the owner to watch, who hands them out.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
 ``iroh-relay/src/server/{client,http_server}.rs``.
@@ -40,7 +40,6 @@ from iroh_proto.derp.frames import (
 )
 from iroh_proto.derp.pages import Page, refusal
 from iroh_proto.derp.reception import Admission, receive_request
-from iroh_proto.derp.router import SentPackets
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
@@ -62,10 +61,6 @@ LISTEN_TIMEOUT = 0.3
 """Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
 than this, one round trip, is served on ``/relay`` only."""
 
-WRITE_TIMEOUT = 2.0
-"""Seconds in which a host must have fetched some of what waits to be written (upstream's for one
-frame). One that fetches only when the connection is writable thereby closes dead ones."""
-
 
 @dataclass(slots=True)
 class ConnectionStats:
@@ -74,19 +69,19 @@ class ConnectionStats:
     :ivar requests_answered: requests answered by a page, or refused.
     :ivar clients_admitted: clients that have proven their key.
     :ivar faults: connections that the other side's bytes or silence ended.
+    :ivar packets_returned: packets that clients sent to themselves.
     :ivar packets_dropped: packets dropped because their reader is slow, oldest first.
     :ivar controls_dropped: pongs and notices dropped because their reader is slow.
     :ivar frames_ignored: frames that decode but are no business of a server.
-    :ivar write_timeouts: those of the faults that were readers that had stopped reading.
     """
 
     requests_answered: int = 0
     clients_admitted: int = 0
     faults: int = 0
+    packets_returned: int = 0
     packets_dropped: int = 0
     controls_dropped: int = 0
     frames_ignored: int = 0
-    write_timeouts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +119,7 @@ class DerpServerConnection:
     """One accepted connection.
 
     Call :meth:`start` when it stands, TLS included. After each input, drain the events, then
-    :meth:`received_payloads` (they are views of what was received), then write.
+    :meth:`received_packets` (they are views of what was received), then write.
 
     :param secret_key: the server's; v2 clients are shown its public half.
     :param listen_dialect: what to take clients for whose request does not tell, instead of
@@ -157,11 +152,9 @@ class DerpServerConnection:
         self._session: _Session | None = None
         self._handshake_bytes = 0
         self._liveness: ServerLiveness | None = None
-        self._has_progressed = False
         self.node_id: NodeId | None = None
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
-        self._write_deadline = math.inf
 
     @property
     def stats(self) -> ConnectionStats:
@@ -210,33 +203,40 @@ class DerpServerConnection:
 
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
-        now = self._advance(now)
+        self._advance(now)
         if (session := self._admitted()) is None:
             return
         pieces = session.codec.encode_relayed(parts)
         packets = len(parts) // 2 if len(pieces) == 1 else 1
         for piece in pieces:
             self._stats.packets_dropped += self._queue.push_packets(piece, packets)
-        self._expect_write(now)
 
     def send_peer_gone(self, node_id: NodeId, *, now: float) -> None:
         """Tell the client that a node it has heard from is gone.
 
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
-        now = self._advance(now)
+        self._advance(now)
         if (session := self._admitted()) is not None:
-            self._send(session.codec.encode(PeerGone(node_id)), now)
+            self._send(session.codec.encode(PeerGone(node_id)))
 
     def close(self, *, now: float) -> None:
         """End the connection in good order.
 
         :raises LocalProtocolError: before :meth:`start`.
         """
-        now = self._advance(now)
+        self._advance(now)
         if self._session is not None:
-            self._send(self._session.codec.goodbye(), now)
+            self._send(self._session.codec.goodbye())
         self._end(None)
+
+    def abandon(self, problem: str, *, now: float) -> None:
+        """End the connection for a fault that its owner has found.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        self._advance(now)
+        self._fail(problem)
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
@@ -244,11 +244,9 @@ class DerpServerConnection:
         if self._handshake_deadline <= now:
             awaited = "request" if self._state is _State.REQUEST else "proof of a key"
             self._fail(f"no {awaited} in time")
-        if self._write_deadline <= now:
-            self._check_progress(now)
         if self._listen_deadline <= now:
             self._listen_deadline = math.inf
-            self._begin_session("v2", "framed", now)
+            self._begin_session("v2", "framed")
         if self._liveness is not None and self._liveness.pong_deadline <= now:
             self._fail("no pong in time")
         if self._liveness is not None and self._liveness.deadline <= now:
@@ -256,7 +254,7 @@ class DerpServerConnection:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        deadline = min(self._handshake_deadline, self._listen_deadline, self._write_deadline)
+        deadline = min(self._handshake_deadline, self._listen_deadline)
         if (liveness := self._liveness) is not None:
             deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
         return None if deadline == math.inf else deadline
@@ -265,12 +263,15 @@ class DerpServerConnection:
         """Return the oldest queued event and forget it, or ``None``."""
         return self._events.popleft() if self._events else None
 
-    def received_payloads(self) -> list[SentPackets]:
-        """Return the packets that the client sent, one item per destination, and forget them."""
-        if not self._received:
-            return []
-        received = [SentPackets(*group) for group in self._received.items()]
-        self._received = {}
+    def received_packets(self) -> dict[bytes, PacketParts]:
+        """Return the packets that the client sent, by destination, and forget them.
+
+        A destination is 32 bytes that need not be a node id. Packets to the client itself are not
+        among them; they are on their way back already.
+        """
+        received = self._received
+        if received:
+            self._received = {}
         return received
 
     def data_to_send(self, size_wanted: int | None = None) -> bytes:
@@ -279,12 +280,7 @@ class DerpServerConnection:
         :param size_wanted: return no more than these and the end of the last piece. What stays
             behind is subject to this connection's limits rather than the host's buffers.
         """
-        data = self._queue.pull(size_wanted)
-        if data:
-            self._has_progressed = True
-            if not self._queue:
-                self._write_deadline = math.inf
-        return data
+        return self._queue.pull(size_wanted)
 
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
@@ -294,7 +290,7 @@ class DerpServerConnection:
                 self._receive_request(data, now)
             case _State.LISTENING:
                 self._listen_deadline = math.inf
-                self._begin_session("v3", "framed", now)
+                self._begin_session("v3", "framed")
                 self._receive_handshake(data, now)
             case _State.HANDSHAKE:
                 self._receive_handshake(data, now)
@@ -307,41 +303,41 @@ class DerpServerConnection:
         assert self._upgrade is not None
         request = self._upgrade.receive(data)
         if self._upgrade.error is not None:
-            self._answer(refusal("this is no HTTP request"), now)
+            self._answer(refusal("this is no HTTP request"))
             self._fail(str(self._upgrade.error))
         elif request is not None:
             outcome = receive_request(request)
             if isinstance(outcome, Page):
-                self._answer(outcome, now)
+                self._answer(outcome)
                 self._end(None)
             else:
                 self._admit(outcome, now)
 
-    def _answer(self, page: Page, now: float) -> None:
+    def _answer(self, page: Page) -> None:
         assert self._upgrade is not None
         self._stats.requests_answered += 1
-        self._send(self._upgrade.respond(*page), now)
+        self._send(self._upgrade.respond(*page))
 
     def _admit(self, admission: Admission, now: float) -> None:
         assert self._upgrade is not None
         answer, behind = self._upgrade.switch(admission.headers)
         self._upgrade = None
-        self._send(answer, now)
+        self._send(answer)
         self._handshake_deadline = now + HANDSHAKE_TIMEOUT
         dialect = admission.dialect or self._listen_dialect
         if dialect is None:
             self._state = _State.LISTENING
             self._listen_deadline = now + LISTEN_TIMEOUT
         else:
-            self._begin_session(dialect, admission.form, now)
+            self._begin_session(dialect, admission.form)
         if behind:
             self._receive(behind, now)
 
-    def _begin_session(self, dialect: str, form: Form, now: float) -> None:
+    def _begin_session(self, dialect: str, form: Form) -> None:
         self._state = _State.HANDSHAKE
         self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
         for frame in self._session.handshake.begin():
-            self._send(self._session.codec.encode(frame), now)
+            self._send(self._session.codec.encode(frame))
 
     def _receive_handshake(self, data: bytes, now: float) -> None:
         assert self._session is not None
@@ -349,9 +345,9 @@ class DerpServerConnection:
         allowed = HANDSHAKE_BYTES_LIMIT - self._handshake_bytes
         frame = codec.receive_one(data[:allowed])
         self._handshake_bytes += len(data)
-        self._send(codec.replies(), now)
+        self._send(codec.replies())
         if frame is None:
-            self._check_form(now)
+            self._check_form()
             if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
                 self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
             return
@@ -361,7 +357,7 @@ class DerpServerConnection:
             self._fail(str(error))
             return
         for answer in handshake.accept():
-            self._send(codec.encode(answer), now)
+            self._send(codec.encode(answer))
         self._begin_relaying(self._session.dialect, node_id, now)
         self._receive_frames(data[allowed:], now)
 
@@ -380,34 +376,38 @@ class DerpServerConnection:
         for frame in self._session.codec.receive_grouped(data, self.node_id):
             self._liveness.note_frame(now)
             if isinstance(frame, PacketGroups):
-                self._collect(frame.groups)
+                self._collect(frame.groups, self.node_id, now)
             else:
-                self._take_frame(frame, self._session, self._liveness, now)
-        self._check_form(now)
+                self._take_frame(frame, self._session, self._liveness)
+        self._check_form()
 
-    def _collect(self, groups: dict[bytes, PacketParts]) -> None:
+    def _collect(self, groups: dict[bytes, PacketParts], node_id: NodeId, now: float) -> None:
+        # What a client sends to itself takes its place among the answers to its other frames,
+        # which it would lose on a way round by the router.
+        to_itself = groups.pop(node_id, None)
+        if to_itself is not None:
+            self._stats.packets_returned += len(to_itself) // 2
+            self.send_packets(to_itself, now=now)
         if not self._received:
             self._received = groups
             return
         for destination, parts in groups.items():
             self._received.setdefault(destination, []).extend(parts)
 
-    def _take_frame(
-        self, frame: Frame, session: _Session, liveness: ServerLiveness, now: float
-    ) -> None:
+    def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
         if isinstance(frame, Ping):
-            self._send(session.codec.encode(Pong(frame.data)), now)
+            self._send(session.codec.encode(Pong(frame.data)))
         elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
             pass
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1
 
-    def _check_form(self, now: float) -> None:
+    def _check_form(self) -> None:
         """Look for what the codec found beside frames."""
         assert self._session is not None
         codec = self._session.codec
         if replies := codec.replies():
-            self._send(replies, now)
+            self._send(replies)
         if codec.error is not None:
             self._fail(str(codec.error))
         elif codec.is_closed:
@@ -417,27 +417,11 @@ class DerpServerConnection:
         assert self._session is not None
         frame = liveness.next_frame(now, is_writable=not self._queue)
         if frame is not None:
-            self._send(self._session.codec.encode(frame), now)
+            self._send(self._session.codec.encode(frame))
 
-    def _check_progress(self, now: float) -> None:
-        if self._has_progressed:
-            self._has_progressed = False
-            self._write_deadline = now + WRITE_TIMEOUT
-        else:
-            self._stats.write_timeouts += 1
-            self._fail(f"nothing could be written for {WRITE_TIMEOUT} s")
-
-    def _send(self, data: bytes, now: float) -> None:
-        if self._state is _State.OVER or not data:
-            return
-        if not self._queue.push_control(data):
+    def _send(self, data: bytes) -> None:
+        if data and self._state is not _State.OVER and not self._queue.push_control(data):
             self._stats.controls_dropped += 1
-        self._expect_write(now)
-
-    def _expect_write(self, now: float) -> None:
-        if self._write_deadline == math.inf:
-            self._write_deadline = now + WRITE_TIMEOUT
-            self._has_progressed = False
 
     def _advance(self, now: float) -> float:
         now = self._time.advance(now)
@@ -462,7 +446,7 @@ class DerpServerConnection:
         if self._state is not _State.OVER:
             self._state = _State.OVER
             self._upgrade = self._session = self._liveness = None
-            self._handshake_deadline = self._listen_deadline = self._write_deadline = math.inf
+            self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
 
 

@@ -19,7 +19,7 @@ from iroh_proto.derp.codec import FramedCodec
 from iroh_proto.derp.dialects.v3 import FRAMES, FRAMES_OF_CLIENTS, V3ClientHandshake
 from iroh_proto.derp.frames import PacketGroups, SendPacket
 from iroh_proto.derp.relay import DerpServer
-from iroh_proto.derp.router import DerpRouter, SentPackets
+from iroh_proto.derp.router import DerpRouter
 from iroh_proto.key import NodeId, SecretKey
 from tests.benchmarks.timing import interleaved
 
@@ -81,8 +81,7 @@ def _route(receivers: int) -> Callable[[], float]:
         for chunk in chunks:
             for item in codec.receive_grouped(chunk, SENDER.public):
                 assert isinstance(item, PacketGroups)
-                sent = [SentPackets(*group) for group in item.groups.items()]
-                for _, parts in router.route(0, sent):
+                for _, parts in router.route(0, item.groups):
                     for piece in codec.encode_relayed(parts):
                         written += len(piece)
         elapsed = time.perf_counter() - started

@@ -13,16 +13,17 @@ from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.dialects import v2
 from iroh_proto.derp.events import ConnectionLost, DerpConnected
 from iroh_proto.derp.events import PeerGone as PeerGoneEvent
-from iroh_proto.derp.frames import KeepAlive, PeerGone, Ping, Pong
+from iroh_proto.derp.frames import KeepAlive, PeerGone, Ping, Pong, RecvPacket
 from iroh_proto.derp.relay import (
     PULL_SIZE,
     STRANGERS_LIMIT,
+    WRITE_TIMEOUT,
     ClientConnected,
     ClientDisconnected,
     DerpServer,
 )
 from iroh_proto.derp.send_queue import QUEUED_PACKET_BYTES_LIMIT, QUEUED_PACKETS_LIMIT
-from iroh_proto.derp.server import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT, WRITE_TIMEOUT
+from iroh_proto.derp.server import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested
@@ -59,6 +60,18 @@ class TestRelaying:
         alice_id, alice = world.connect("v3", ALICE)
         world.send(alice_id, ALICE.public, b"note to self")
         assert alice.packets() == [(ALICE.public, b"note to self")]
+        assert world.server.stats.connections.packets_returned == 1
+
+    def test_packets_to_oneself_and_pongs_keep_their_order_however_cut(self) -> None:
+        for size in (1, 1000):
+            world = World()
+            tcp_id, alice = world.connect("v3", ALICE)
+            stream = alice.packet_to(ALICE.public, b"first") + alice.codec.encode(Ping(bytes(8)))
+            for start in range(0, len(stream), size):
+                piece = stream[start : start + size]
+                world.server.receive_tcp_data(tcp_id, piece, now=world.now)
+            world.flush()
+            assert alice.frames == [RecvPacket(ALICE.public, b"first"), Pong(bytes(8))]
 
     def test_a_packet_to_nobody_is_dropped_and_counted(self) -> None:
         world = World()
@@ -214,7 +227,7 @@ class TestLimits:
         world.server.handle_timer(now=world.now)
         world.drain_events()
         assert closed(world) == [bob_id]
-        assert world.server.stats.connections.write_timeouts == 1
+        assert world.server.stats.write_timeouts == 1
         world.wait(WRITE_TIMEOUT)
         world.send(alice_id, ALICE.public, b"still here")
         assert alice.packets() == [(ALICE.public, b"still here")]

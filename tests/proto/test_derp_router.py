@@ -14,10 +14,11 @@ from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
     PacketGroups,
+    PacketParts,
     Ping,
     SendPacket,
 )
-from iroh_proto.derp.router import DESTINATIONS_LIMIT, DerpRouter, SentPackets
+from iroh_proto.derp.router import DESTINATIONS_LIMIT, DerpRouter
 from iroh_proto.derp.send_queue import (
     QUEUED_CONTROL_BYTES_LIMIT,
     QUEUED_PACKET_BYTES_LIMIT,
@@ -157,11 +158,11 @@ class TestGrouping:
         assert b"".join(pieces) == expected
 
 
-def sent(*groups: tuple[NodeId | bytes, Sequence[bytes]]) -> list[SentPackets]:
-    return [
-        SentPackets(destination, [part for payload in payloads for part in (b"header", payload)])
+def sent(*groups: tuple[NodeId | bytes, Sequence[bytes]]) -> dict[bytes, PacketParts]:
+    return {
+        destination: [part for payload in payloads for part in (b"header", payload)]
         for destination, payloads in groups
-    ]
+    }
 
 
 class TestRouting:
