@@ -94,7 +94,11 @@ class StreamDataReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamReset:
-    """The peer gave up sending on a stream; bytes not yet received are lost."""
+    """The peer gave up sending on a stream; bytes not yet received are lost.
+
+    A host that never called anything on this stream owes a ``consume`` of 0 bytes, or a
+    ``stop_sending``; until then it counts as one of those the peer may have open.
+    """
 
     connection: int
     stream_id: int

@@ -33,6 +33,10 @@ from iroh_proto.errors import LocalProtocolError
 BLOCKED_STREAMS_LIMIT = 1024
 """Streams of each kind that may be opened before the peer allows them; each costs some 2 KiB."""
 
+STOPPED_STREAMS_LIMIT = 1024
+"""Streams that are over because the peer stopped them and on which sending goes on being no
+error: the application may not have noticed yet."""
+
 WINDOW_STEPS = 4
 """A window is announced again once this fraction of it was consumed: often enough that the peer
 is not held up, seldom enough that the frames do not matter."""
@@ -80,6 +84,7 @@ class StreamTable:
         self._opened_by_peer = {True: 0, False: 0}
         self._filled: set[int] = set()
         self._undelivered: set[int] = set()
+        self._stopped: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -112,9 +117,9 @@ class StreamTable:
         """
         self._check_sends(stream_id)
         stream = self._streams.get(stream_id)
-        if stream is None:
+        if stream is None and stream_id in self._stopped:
             return
-        if stream.sending is _Side.CLOSED:
+        if stream is None or stream.sending is _Side.CLOSED:
             raise LocalProtocolError(f"stream {stream_id} has ended; nothing can follow")
         if len(data) > self.room(stream_id):
             raise LocalProtocolError(
@@ -138,9 +143,9 @@ class StreamTable:
         """
         self._check_sends(stream_id)
         stream = self._streams.get(stream_id)
-        if stream is None or stream.sending is _Side.STOPPED:
+        if stream_id in self._stopped or (stream and stream.sending is _Side.STOPPED):
             return self._send_buffer
-        if stream.sending is _Side.CLOSED:
+        if stream is None or stream.sending is _Side.CLOSED:
             return 0
         return max(0, self._send_buffer - (self._quic.buffered(stream_id) or 0))
 
@@ -166,9 +171,8 @@ class StreamTable:
         """
         self._check_receives(stream_id)
         stream = self._streams.get(stream_id)
-        if stream is None or stream.receiving in (_Side.STOPPED, _Side.CLOSED):
+        if stream is None or self._is_done_receiving(stream_id, stream):
             return
-        stream.touched = True
         self._credit(stream, stream.delivered)
         if stream.receiving is _Side.OPEN and self._quic.is_stoppable(stream_id):
             stream.receiving = _Side.STOPPED
@@ -184,13 +188,14 @@ class StreamTable:
         """
         self._check_receives(stream_id)
         stream = self._streams.get(stream_id)
-        if stream is None or stream.receiving in (_Side.STOPPED, _Side.CLOSED):
+        if count < 0:
+            raise LocalProtocolError(f"{count} bytes consumed")
+        if stream is None or self._is_done_receiving(stream_id, stream):
             return False
-        if not 0 <= count <= stream.delivered - stream.consumed:
+        if count > stream.delivered - stream.consumed:
             raise LocalProtocolError(
                 f"{count} bytes consumed of {stream.delivered - stream.consumed} delivered"
             )
-        stream.touched = True
         self._credit(stream, stream.consumed + count)
         due = self._quic.data_limit.is_due
         if stream.receiving is _Side.OPEN:
@@ -308,6 +313,13 @@ class StreamTable:
             )
             self._opened_by_peer[bidirectional] = index + 1
 
+    def _is_done_receiving(self, stream_id: int, stream: _Stream) -> bool:
+        """Note that the application knows the stream; say whether it has nothing more to read."""
+        stream.touched = True
+        if stream.receiving is _Side.CLOSED:
+            self._forget_if_done(stream_id, stream)
+        return stream.receiving in (_Side.STOPPED, _Side.CLOSED)
+
     def _credit(self, stream: _Stream, consumed: int) -> None:
         self._quic.data_limit.grant(consumed - stream.consumed)
         stream.consumed = consumed
@@ -329,6 +341,10 @@ class StreamTable:
         if not (done and stream.touched):
             return
         del self._streams[stream_id]
+        if stream.sending is _Side.STOPPED:
+            self._stopped[stream_id] = None
+            if len(self._stopped) > STOPPED_STREAMS_LIMIT:
+                del self._stopped[next(iter(self._stopped))]
         if stream.incoming:
             limit = self._quic.uni_limit if stream_id & 2 else self._quic.bidi_limit
             limit.release()

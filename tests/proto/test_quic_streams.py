@@ -1,0 +1,366 @@
+"""Flow control by consumption, bounded send buffers, and how streams end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iroh_anyio.quic.aioquic_private.connection import STREAM_PIECES_LIMIT
+from iroh_anyio.quic.events import (
+    SendingStopped,
+    StreamDataReceived,
+    StreamDelivered,
+    StreamOpened,
+    StreamReset,
+    StreamSendable,
+)
+from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.streams import BLOCKED_STREAMS_LIMIT, StreamTable
+from iroh_proto.errors import LocalProtocolError
+from tests.proto.quic_pair import QuicPair, Side
+
+SMALL = EndpointOptions(
+    stream_window=8_000, connection_window=20_000, send_buffer=10_000, max_streams=4
+)
+
+
+def small_pair(**options: object) -> QuicPair:
+    return QuicPair(client=SMALL, server=SMALL).establish()
+
+
+def received(side: Side, stream_id: int) -> bytes:
+    events = side.seen(StreamDataReceived)
+    return b"".join(event.data for event in events if event.stream_id == stream_id)
+
+
+def has_ended(side: Side, stream_id: int) -> bool:
+    events = side.seen(StreamDataReceived)
+    return any(event.end for event in events if event.stream_id == stream_id)
+
+
+def streams_of(side: Side) -> StreamTable:
+    return side.connection.streams
+
+
+def pour(pair: QuicPair, data: bytes, *, bidirectional: bool = True) -> int:
+    """Send as the client, as fast as room allows, with the server consuming at once."""
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=bidirectional)
+    taken = sent = 0
+    for _ in range(10_000):
+        room = client.room(stream_id)
+        if sent < len(data) and room:
+            piece = data[sent : sent + room]
+            sent += len(piece)
+            client.send(stream_id, piece, end=sent == len(data))
+        pair.run_for(0.01)
+        arrived = received(pair.server, stream_id)
+        server.consume(stream_id, len(arrived) - taken)
+        taken = len(arrived)
+        if has_ended(pair.server, stream_id):
+            return stream_id
+    raise AssertionError(f"only {taken} of {len(data)} bytes arrived")
+
+
+def test_bytes_arrive_in_order_and_the_end_with_them() -> None:
+    pair = small_pair()
+    data = random.Random(1).randbytes(100_000)
+    stream_id = pour(pair, data)
+    assert received(pair.server, stream_id) == data
+    assert pair.server.seen(StreamOpened) == [
+        StreamOpened(connection=7, stream_id=stream_id, bidirectional=True)
+    ]
+    pair.run_for(0.5)
+    assert pair.client.seen(StreamDelivered) == [StreamDelivered(connection=7, stream_id=stream_id)]
+
+
+def test_the_peer_is_held_up_by_an_application_that_does_not_read() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, bytes(10_000), end=False)
+    pair.run_for(2.0)
+    assert len(received(pair.server, stream_id)) == SMALL.stream_window
+    streams_of(pair.server).consume(stream_id, 5_000)
+    pair.run_for(2.0)
+    assert len(received(pair.server, stream_id)) == 10_000
+
+
+def test_all_streams_together_are_held_up_by_the_window_of_the_connection() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    ids = [client.open(bidirectional=False) for _ in range(4)]
+    for stream_id in ids:
+        client.send(stream_id, bytes(8_000), end=True)
+    pair.run_for(2.0)
+    arrived = sum(len(received(pair.server, stream_id)) for stream_id in ids)
+    assert arrived == SMALL.connection_window
+    for stream_id in ids:
+        streams_of(pair.server).consume(stream_id, len(received(pair.server, stream_id)))
+    pair.run_for(2.0)
+    assert all(has_ended(pair.server, stream_id) for stream_id in ids)
+
+
+def test_consuming_what_was_not_delivered_is_refused() -> None:
+    pair = small_pair()
+    stream_id = streams_of(pair.client).open(bidirectional=True)
+    streams_of(pair.client).send(stream_id, b"abc", end=False)
+    pair.run_for(0.5)
+    server = streams_of(pair.server)
+    with pytest.raises(LocalProtocolError, match="4 bytes consumed of 3"):
+        server.consume(stream_id, 4)
+    with pytest.raises(LocalProtocolError):
+        server.consume(stream_id, -1)
+    server.consume(stream_id, 3)
+    with pytest.raises(LocalProtocolError):
+        server.consume(stream_id, 1)
+
+
+def test_a_send_buffer_holds_so_much_and_says_when_it_has_room() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=True)
+    assert client.room(stream_id) == SMALL.send_buffer
+    client.send(stream_id, bytes(9_000), end=False)
+    assert client.room(stream_id) == 1_000
+    with pytest.raises(LocalProtocolError, match="room for 1000"):
+        client.send(stream_id, bytes(1_001), end=False)
+    pair.run_for(1.0)
+    assert pair.client.seen(StreamSendable) == [StreamSendable(connection=7, stream_id=stream_id)]
+    assert client.room(stream_id) >= SMALL.send_buffer // 2
+
+
+def test_no_room_is_announced_to_those_who_never_lacked_it() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, bytes(5_000), end=False)
+    pair.run_for(1.0)
+    assert pair.client.seen(StreamSendable) == []
+
+
+def test_a_peer_may_open_so_many_streams_and_more_when_earlier_ones_are_done() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    ids = [client.open(bidirectional=False) for _ in range(10)]
+    for stream_id in ids:
+        client.send(stream_id, b"x", end=True)
+    pair.run_for(2.0)
+    assert [event.stream_id for event in pair.server.seen(StreamOpened)] == ids[:4]
+    for stream_id in ids[:4]:
+        server.consume(stream_id, 1)
+    pair.run_for(2.0)
+    assert [event.stream_id for event in pair.server.seen(StreamOpened)] == ids[:8]
+
+
+def test_empty_streams_count_until_their_end_was_read() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    ids = [client.open(bidirectional=False) for _ in range(6)]
+    for stream_id in ids:
+        client.send(stream_id, b"", end=True)
+    pair.run_for(2.0)
+    assert len(pair.server.seen(StreamOpened)) == 4
+    for stream_id in ids[:4]:
+        server.consume(stream_id, 0)
+    pair.run_for(2.0)
+    assert len(pair.server.seen(StreamOpened)) == 6
+
+
+def test_a_stream_is_not_done_while_our_side_of_it_is_open() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    ids = [client.open(bidirectional=True) for _ in range(5)]
+    for stream_id in ids:
+        client.send(stream_id, b"x", end=True)
+    pair.run_for(2.0)
+    for stream_id in ids[:4]:
+        server.consume(stream_id, 1)
+    pair.run_for(2.0)
+    assert len(pair.server.seen(StreamOpened)) == 4
+    server.send(ids[0], b"", end=True)
+    server.reset(ids[1], 3)
+    pair.run_for(2.0)
+    assert len(pair.server.seen(StreamOpened)) == 5
+
+
+def test_many_short_streams_leave_nothing_behind() -> None:
+    pair = small_pair()
+    for index in range(50):
+        stream_id = pour(pair, bytes(index + 1))
+        streams_of(pair.server).send(stream_id, b"ok", end=True)
+        pair.run_for(0.2)
+        streams_of(pair.client).consume(stream_id, 2)
+        pair.run_for(0.2)
+        pair.client.events.clear()
+        pair.server.events.clear()
+    pair.run_for(1.0)
+    for side in pair.sides:
+        assert len(streams_of(side)) == 0
+        assert side.connection._quic._streams == {}
+
+
+def test_higher_streams_open_those_below_them() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    ids = [client.open(bidirectional=True) for _ in range(3)]
+    client.send(ids[2], b"last", end=False)
+    pair.run_for(0.5)
+    assert [event.stream_id for event in pair.server.seen(StreamOpened)] == ids
+
+
+def test_opening_streams_is_bounded() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    for _ in range(4 + BLOCKED_STREAMS_LIMIT):
+        client.open(bidirectional=True)
+    with pytest.raises(LocalProtocolError, match="wait for the peer"):
+        client.open(bidirectional=True)
+
+
+def test_a_reset_ends_the_stream_and_gives_back_the_window() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    for _ in range(10):  # far more than the window of the connection in total
+        stream_id = client.open(bidirectional=False)
+        client.send(stream_id, bytes(8_000), end=False)
+        pair.run_for(0.5)
+        client.reset(stream_id, 42)
+        pair.run_for(0.5)
+        (event,) = pair.server.seen(StreamReset)
+        assert event == StreamReset(connection=7, stream_id=stream_id, code=42)
+        server.consume(stream_id, 8_000)  # late, and without effect
+        assert len(received(pair.server, stream_id)) == 8_000
+        pair.server.events.clear()
+    assert pair.client.seen(StreamDelivered) == []
+
+
+def test_stopping_tells_the_peer_and_gives_back_the_window() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    for _ in range(10):
+        stream_id = client.open(bidirectional=False)
+        client.send(stream_id, bytes(8_000), end=False)
+        pair.run_for(0.5)
+        server.stop(stream_id, 9)
+        pair.run_for(0.5)
+        (event,) = pair.client.seen(SendingStopped)
+        assert event == SendingStopped(connection=7, stream_id=stream_id, code=9)
+        pair.client.events.clear()
+    assert pair.server.seen(StreamReset) == []
+    assert len(server) == 0
+
+
+def test_what_is_sent_to_a_peer_that_stopped_is_dropped() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, b"x", end=False)
+    pair.run_for(0.5)
+    server.stop(stream_id, 9)
+    pair.run_for(0.5)
+    client.send(stream_id, bytes(SMALL.send_buffer), end=False)
+    client.send(stream_id, bytes(SMALL.send_buffer), end=True)
+    pair.run_for(0.5)
+    assert received(pair.server, stream_id) == b"x"
+
+
+def test_data_under_way_when_we_stopped_is_not_delivered() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, b"x", end=False)
+    pair.run_for(0.5)
+    client.send(stream_id, bytes(5_000), end=True)
+    server.stop(stream_id, 1)
+    pair.run_for(1.0)
+    assert received(pair.server, stream_id) == b"x"
+    assert pair.server.connection._quic.data_limit.granted == SMALL.connection_window + 5_001
+
+
+def test_stopping_after_the_end_only_lets_go_of_what_is_unread() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, bytes(5_000), end=True)
+    pair.run_for(0.5)
+    server.stop(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.client.seen(SendingStopped) == []
+    assert pair.server.connection._quic.data_limit.granted == SMALL.connection_window + 5_000
+    assert len(server) == 0
+
+
+def test_commands_on_streams_that_cannot_take_them_are_refused() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    uni = client.open(bidirectional=False)
+    client.send(uni, b"x", end=True)
+    pair.run_for(0.5)
+    for refused in (
+        lambda: client.send(uni, b"more", end=False),
+        lambda: client.consume(uni, 0),
+        lambda: client.stop(uni, 0),
+        lambda: server.send(uni, b"", end=False),
+        lambda: server.reset(uni, 0),
+        lambda: server.room(uni),
+        lambda: client.room(uni + 4),
+        lambda: server.consume(uni + 4, 0),
+        lambda: server.room(1),
+        lambda: client.room(-1),
+    ):
+        with pytest.raises(LocalProtocolError):
+            refused()
+    assert client.room(uni) == 0
+
+
+def test_commands_on_a_stream_that_is_done_do_nothing() -> None:
+    pair = small_pair()
+    stream_id = pour(pair, b"x", bidirectional=False)
+    pair.run_for(0.5)
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    assert server.consume(stream_id, 5) is False
+    server.stop(stream_id, 1)
+    client.reset(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.server.connection.reason is None
+
+
+def test_one_event_carries_bytes_of_many_packets() -> None:
+    pair = QuicPair().establish()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, bytes(10_000), end=True)
+    pair.run_for(0.02)
+    assert len(pair.server.seen(StreamDataReceived)) == 1
+
+
+@given(st.integers(0, 2**32), st.floats(0.0, 0.3))
+def test_no_byte_is_lost_to_loss(seed: int, loss: float) -> None:
+    rng = random.Random(seed)
+    pair = small_pair()
+    pair.is_lost = lambda from_client, index: rng.random() < loss
+    data = rng.randbytes(30_000)
+    assert received(pair.server, pour(pair, data)) == data
+
+
+def test_a_peer_that_tears_a_stream_to_pieces_is_cut_off() -> None:
+    pair = QuicPair().establish()
+    client = pair.client.connection
+    stream_id = streams_of(pair.client).open(bidirectional=False)
+    streams_of(pair.client).send(stream_id, bytes(2 * STREAM_PIECES_LIMIT + 100), end=False)
+    sender = client._quic._streams[stream_id].sender
+    sender._pending.subtract(0, 2 * STREAM_PIECES_LIMIT + 100)
+    for index in range(1, STREAM_PIECES_LIMIT + 20):
+        if index % 100 == 0:
+            pair.run_for(0.05)
+        sender._pending._RangeSet__ranges.append(range(2 * index, 2 * index + 1))  # type: ignore[attr-defined]
+        sender.buffer_is_empty = False
+    pair.run_for(2.0)
+    assert pair.server.connection.reason is not None
+    assert pair.server.connection.reason.text == "too many separate pieces"
+    assert pair.client.connection.reason is not None
+    assert pair.client.connection.reason.code == 0x3
