@@ -7,8 +7,9 @@ way to try next, on a new connection. Without a configured dialect::
       404 -> GET /derp, framed      101, then a ServerKey: v2; silence: v3
       400 -> GET /relay, websocket  101: v3
 
-Servers of 0.20 to 0.90 know both paths, older ones only ``/derp``. That a websocket is tried at
-all is for proxies that let nothing else pass.
+No way leads back to one before it, so that trying ends after three. Servers of 0.20 to 0.90 know
+both paths, older ones only ``/derp``. That a websocket is tried at all is for proxies that let
+nothing else pass.
 """
 
 from __future__ import annotations

@@ -443,8 +443,6 @@ class DerpClient:
         return self._approach._replace(dialect="v2")
 
     def _end(self, error: Exception | None, retry: Approach | None = None) -> None:
-        if self._state == "over":
-            return
         self._state = "over"
         self._connect_deadline = self._listen_deadline = None
         self._tracker = None

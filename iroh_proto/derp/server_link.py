@@ -15,6 +15,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import assert_never
 
 from iroh_proto.address import DerpAddress, DerpUrl
 from iroh_proto.derp.approach import Approach
@@ -53,9 +54,6 @@ half off, so that the clients of a server that restarts do not come all at once.
 STABLE_TIME = 1.0
 """Seconds that a connection must have stood to be made again without a pause. A server that throws
 its clients out at once, or two nodes with one key, would otherwise be a busy loop."""
-
-APPROACHES_LIMIT = 4
-"""Attempts in a row to find out what a server speaks, before a pause. The longest way is three."""
 
 WAITING_TIME = 3.0
 """Seconds that datagrams wait for a connection: thrice QUIC's first probe timeout (upstream's).
@@ -120,7 +118,6 @@ class ServerLink:
         self._is_preferred = False
         self._dial_deadline: float | None = None
         self._connected_at = 0.0
-        self._approaches_in_a_row = 0
         self._waiting: deque[tuple[float, NodeId, tuple[bytes, ...]]] = deque()
         self._waiting_size = 0
         self._addresses: dict[NodeId, DerpAddress] = {}
@@ -226,17 +223,17 @@ class ServerLink:
         self._client.start(now=now)
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take bytes from the server."""
-        if self._client is not None:
-            self._client.receive_data(data, now=now)
-            self._take_payloads(self._client)
-            self._take_events(self._client, now)
+        """Take bytes from the server, once the connection is complete."""
+        assert self._client is not None
+        self._client.receive_data(data, now=now)
+        self._take_payloads(self._client)
+        self._take_events(self._client, now)
 
     def receive_eof(self, now: float) -> None:
-        """Take the end of the TCP connection."""
-        if self._client is not None:
-            self._client.receive_eof(now=now)
-            self._take_events(self._client, now)
+        """Take the end of the TCP connection, once it is complete."""
+        assert self._client is not None
+        self._client.receive_eof(now=now)
+        self._take_events(self._client, now)
 
     def data_to_send(self, size_wanted: int) -> bytes:
         """Return bytes to write and forget them."""
@@ -289,13 +286,14 @@ class ServerLink:
                     self._lost(event, client, now)
                 case PongReceived() | RestartAnnounced():
                     pass  # upstream's clients do not heed the announcement either
+                case _:
+                    assert_never(event)
 
     def _connected(self, event: DerpConnected, client: DerpClient, now: float) -> None:
         self.approach = event.approach
         self.down_since = None
         self._connected_at = now
         self._dial_deadline = None
-        self._approaches_in_a_row = 0
         self._events.append(DerpServerConnected(url=self.url, dialect=event.dialect))
         for _, dst, datagrams in self._waiting:
             client.send_datagrams(dst, datagrams, now=now)
@@ -311,32 +309,20 @@ class ServerLink:
                 self.failures = 0
             if was_stable and client.has_ponged:
                 self.retry_at = now
-            elif event.retry is not None:
-                self._try(event.retry, str(event.error), now)
             else:
                 self._back_off(now)
-        elif event.retry is not None:
-            self._try(event.retry, str(event.error), now)
-        else:
+        elif event.retry is None:
             self.approach = None
             self._fail(str(event.error), now)
+        if event.retry is not None:  # at once: the ways to approach a server are few
+            self._let_go(now)
+            self.approach = event.retry
+            self.retry_at = now
 
     # The ways back
 
-    def _try(self, approach: Approach, error: str, now: float) -> None:
-        """Dial again at once, in another way."""
-        self._approaches_in_a_row += 1
-        if self._approaches_in_a_row >= APPROACHES_LIMIT:
-            self.approach = None
-            self._fail(error, now)
-            return
-        self._let_go(now)
-        self.approach = approach
-        self.retry_at = now
-
     def _fail(self, error: str, now: float) -> None:
         """Take that an attempt led nowhere."""
-        self._approaches_in_a_row = 0
         self._stats.dials_failed += 1
         self._let_go(now)
         retry_in = self._back_off(now)

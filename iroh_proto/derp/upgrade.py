@@ -106,8 +106,8 @@ class ClientUpgrade:
         """Take one head and say whether it is the answer; interim ones may come before."""
         self._connection.receive_data(head)
         event = self._connection.next_event()
-        if not isinstance(event, h11.InformationalResponse | h11.Response):
-            raise DecodeError("an empty head")
+        # A head that is complete is one of these, or h11 has raised.
+        assert isinstance(event, h11.InformationalResponse | h11.Response)
         switches = event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         if isinstance(event, h11.InformationalResponse) and not switches:
             return False
@@ -212,8 +212,7 @@ class ServerUpgrade:
             head = _HEAD_END.sub(b"\r\nhost:\r\n\r\n", head)
         self._connection.receive_data(head)
         request = self._connection.next_event()
-        if not isinstance(request, h11.Request):
-            raise DecodeError("an empty head")
+        assert isinstance(request, h11.Request)  # a complete head is one, or h11 has raised
         has_body = not isinstance(self._connection.next_event(), h11.EndOfMessage)
         path, _, query = request.target.decode("latin-1").partition("?")
         headers = tuple(

@@ -16,6 +16,7 @@ from iroh_proto.derp.frames import Frame, Ping, Pong
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.pool import DerpPool, DerpPoolEvent
 from iroh_proto.derp.upgrade import ServerUpgrade, framed_headers, websocket_headers
+from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
 
@@ -41,6 +42,8 @@ WEBSOCKET_SERVER: Answers = {("/relay", "websocket"): "v3", ("/relay", "framed")
 class ServerSide:
     """One accepted connection. ``frames`` are those received since the handshake, without pings.
 
+    ``is_broken`` tells that the handshake failed, upon which a server closes.
+
     :param answers_pings: whether pings are answered.
     :param is_slow: whether a server that speaks first waits for :meth:`begin`.
     """
@@ -55,19 +58,27 @@ class ServerSide:
         self.node_id: NodeId | None = None
         self.frames: list[Frame] = []
         self.pings = 0
+        self.is_broken = False
         self.codec: FrameCodec | None = None
         self.server_details = v2.ServerDetails()
         self._upgrade = ServerUpgrade()
         self._rng = random.Random(1)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server closes the connection."""
+        return self.codec is None or self.is_broken
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes and return the answer."""
         if self.codec is None:
             return self._receive_request(data) if data else b""
         answer = b""
-        for frame in self.codec.receive(data):
-            answer += self._receive_frame(frame)
-        assert self.codec.error is None, self.codec.error
+        try:
+            for frame in self.codec.receive(data):
+                answer += self._receive_frame(frame)
+        except DecodeError:
+            self.is_broken = True
         return answer + self.codec.replies()
 
     def send(self, *frames: Frame) -> bytes:
@@ -136,6 +147,7 @@ class Host:
         self.is_silent = False
         self.answers_pings = True
         self.closes_at_once = False
+        self.is_slow = False
         self.dialled_at: list[float] = []
         self.sides: dict[int, ServerSide] = {}
 
@@ -222,7 +234,9 @@ class PoolWorld:
         if not host.is_up:
             self.pool.complete_tcp(tcp_id, error="refused", now=self.now)
             return
-        host.sides[tcp_id] = ServerSide(host.answers, answers_pings=host.answers_pings)
+        host.sides[tcp_id] = ServerSide(
+            host.answers, answers_pings=host.answers_pings, is_slow=host.is_slow
+        )
         self.pool.complete_tcp(tcp_id, now=self.now)
 
     def _carry_bytes(self) -> bool:
@@ -233,7 +247,7 @@ class PoolWorld:
             if answer:
                 self.pool.receive_tcp_data(tcp_id, answer, now=self.now)
             side = host.sides.get(tcp_id)
-            if side is not None and (side.codec is None or (host.closes_at_once and side.node_id)):
+            if side is not None and (side.is_over or (host.closes_at_once and side.node_id)):
                 del host.sides[tcp_id]
                 self.pool.receive_tcp_eof(tcp_id, now=self.now)
         return bool(tcp_ids)

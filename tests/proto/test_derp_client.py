@@ -150,6 +150,14 @@ def test_datagrams_go_both_ways(approach: Approach) -> None:
     assert client.stats.datagrams_received == 3
 
 
+def test_received_datagrams_compare_by_content_and_show_no_content() -> None:
+    received = ReceivedDatagrams(PEER, [b"secret"])
+    assert received == ReceivedDatagrams(PEER, [b"secret"])
+    assert received != ReceivedDatagrams(OTHER_PEER, [b"secret"])
+    assert received != b"secret"
+    assert repr(received) == f"ReceivedDatagrams({PEER.fmt_short()}, sizes=[6])"
+
+
 def test_a_large_batch_becomes_several_packets() -> None:
     client, server = connected()
     datagrams = [bytes((number,)) * 1200 for number in range(100)]
@@ -243,6 +251,23 @@ def test_a_refusal_tells_the_next_way(
     approach: Approach, dialect: str | None, status: int, following: Approach | None
 ) -> None:
     assert next_approach(approach, status, dialect=dialect) == following
+
+
+@pytest.mark.parametrize("dialect", [None, "v2", "v3"])
+@given(url=st.sampled_from(["http://a", "wss://a"]), statuses=st.lists(st.integers(200, 599)))
+def test_trying_ends_whatever_a_server_answers(
+    dialect: str | None, url: str, statuses: list[int]
+) -> None:
+    approach: Approach | None = first_approach(DerpUrl.from_str(url), dialect)
+    tried = []
+    for status in [*statuses, 400, 404, 404, 404]:
+        if approach is None:
+            break
+        tried.append(approach)
+        approach = next_approach(approach, status, dialect=dialect)
+    assert approach is None
+    assert len(tried) <= 3
+    assert len(set(tried)) == len(tried)
 
 
 @pytest.mark.parametrize(

@@ -519,6 +519,14 @@ def test_what_is_received_names_its_server() -> None:
     assert w.pool.received_payloads() == []
 
 
+def test_received_datagrams_compare_by_content_and_show_no_content() -> None:
+    address = DerpAddress(A, PEER)
+    received = DerpDatagrams(address, [b"secret"])
+    assert received != DerpDatagrams(address, [])
+    assert received != b"secret"
+    assert repr(received) == f"DerpDatagrams({PEER.fmt_short()} via http://a/, sizes=[6])"
+
+
 def test_what_nobody_takes_is_bounded() -> None:
     w = started("a")
     for _ in range(3):
@@ -759,6 +767,19 @@ def test_two_pools_reach_each_other_through_one_server(
         settle(2.0)
         address = DerpAddress(A, keys[sender].public)
         assert pools[receiver].received_payloads() == [DerpDatagrams(address, datagrams)]
+
+
+def test_a_wrong_guess_about_a_slow_server_is_made_good() -> None:
+    w = world("a", answers={"a": V2_SERVER})
+    w.hosts["a"].is_slow = True
+    w.start()
+    w.hosts["a"].is_slow = False
+    w.run(1.0)
+    guessed, _, lost, connected = w.take_events()
+    assert guessed == DerpServerConnected(url=A, dialect="v3")
+    assert isinstance(lost, DerpServerLost)
+    assert connected == DerpServerConnected(url=A, dialect="v2")
+    assert w.hosts["a"].dialled_at == [0.0, 0.0, 1.0]
 
 
 def test_a_frame_before_the_handshake_is_done_is_a_failed_dial() -> None:
