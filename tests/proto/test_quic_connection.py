@@ -1,0 +1,356 @@
+"""Time, ends, datagrams and trouble of one connection."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from iroh_anyio.quic import aioquic_private
+from iroh_anyio.quic.aioquic_private import checks
+from iroh_anyio.quic.aioquic_private.limits import PACER_BURST
+from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT
+from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
+from iroh_anyio.quic.options import EndpointOptions
+from iroh_proto.errors import LocalProtocolError
+from tests.proto.quic_pair import QuicPair
+
+QUIET = EndpointOptions(keep_alive_interval=None)
+
+
+def reasons(pair: QuicPair) -> list[tuple[str, int, str, bool] | None]:
+    found: list[tuple[str, int, str, bool] | None] = []
+    for side in pair.sides:
+        reason = side.connection.reason
+        found.append(
+            None if reason is None else (reason.kind, reason.code, reason.text, reason.by_peer)
+        )
+    return found
+
+
+# Ends
+
+
+@pytest.mark.parametrize("closer", [0, 1], ids=["client", "server"])
+def test_a_close_brings_code_and_text_to_the_peer(closer: int) -> None:
+    pair = QuicPair().establish()
+    pair.sides[closer].connection.close(70_000, "so long ☂")
+    pair.run_for(1.0)
+    found = reasons(pair)
+    assert found[closer] == ("local", 70_000, "so long ☂", False)
+    assert found[1 - closer] == ("application", 70_000, "so long ☂", True)
+    assert all(side.connection.is_gone for side in pair.sides)
+
+
+def test_a_long_text_is_clipped_to_what_fits() -> None:
+    pair = QuicPair().establish()
+    pair.client.connection.close(1, "☂" * 1000)
+    pair.run_for(1.0)
+    reason = pair.server.connection.reason
+    assert reason is not None
+    assert reason.text == "☂" * (CLOSE_TEXT_SIZE // 3)
+
+
+def test_the_first_close_counts() -> None:
+    pair = QuicPair().establish()
+    pair.client.connection.close(1, "first")
+    pair.client.connection.close(2, "second")
+    pair.run_for(1.0)
+    assert reasons(pair)[1] == ("application", 1, "first", True)
+
+
+@pytest.mark.parametrize("code", [-1, CODE_LIMIT])
+def test_a_code_that_does_not_fit_is_refused(code: int) -> None:
+    pair = QuicPair().establish()
+    with pytest.raises(LocalProtocolError):
+        pair.client.connection.close(code, "")
+    assert pair.client.connection.reason is None
+
+
+def test_a_lost_close_is_repeated_when_the_peer_goes_on() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    closes = itertools.count()
+    pair.is_lost = lambda from_client, index: from_client and next(closes) == 0
+    pair.client.connection.close(5, "")
+    pair.run_for(0.01)
+    streams = pair.server.connection.streams
+    streams.send(streams.open(bidirectional=False), b"hello?", end=False)
+    pair.run_for(0.1)
+    assert reasons(pair)[1] == ("application", 5, "", True)
+
+
+def test_a_closed_connection_answers_less_and_less() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    pair.is_lost = lambda from_client, index: from_client
+    pair.client.connection.close(5, "")
+    pair.run_for(0.001)
+    before = len(pair.client.sent)
+    for _ in range(16):
+        pair.client.connection.receive([pair.server.sent[-1]], pair.now)
+        pair.client.sent += pair.client.connection.flush(pair.now)
+    assert len(pair.client.sent) - before == 5  # after 1, 2, 4, 8 and 16
+
+
+def test_an_idle_connection_ends_at_both_ends() -> None:
+    options = EndpointOptions(keep_alive_interval=None, idle_timeout=4.0)
+    pair = QuicPair(client=options, server=QUIET).establish()
+    pair.run_for(3.0)
+    assert reasons(pair) == [None, None]
+    pair.run_for(2.0)
+    assert [reason and reason[0] for reason in reasons(pair)] == ["idle", "idle"]
+
+
+def test_keep_alive_of_one_side_keeps_both_alive() -> None:
+    lively = EndpointOptions(keep_alive_interval=1.0, idle_timeout=4.0)
+    pair = QuicPair(client=QUIET, server=lively).establish()
+    pair.run_for(60.0)
+    assert reasons(pair) == [None, None]
+    assert 50 <= len(pair.server.sent) <= 140
+
+
+def test_without_keep_alive_an_idle_connection_is_silent() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    before = len(pair.client.sent) + len(pair.server.sent)
+    pair.run_for(25.0)
+    assert len(pair.client.sent) + len(pair.server.sent) == before
+
+
+def test_a_dial_nobody_answers_ends_in_time() -> None:
+    pair = QuicPair(is_lost=lambda from_client, index: True)
+    pair.run_for(9.9)
+    assert reasons(pair) == [None, None]
+    pair.run_for(0.2)
+    reason = pair.client.connection.reason
+    assert reason is not None
+    assert reason.kind == "unreachable"
+    assert reason.text == "no address of the node answered in time"
+
+
+def test_a_dial_that_gets_stuck_says_that_there_was_an_answer() -> None:
+    pair = QuicPair(is_lost=lambda from_client, index: not from_client)
+    pair.run_for(0.02)
+    # Its Initial packet can be read, the Handshake packet behind it cannot.
+    answer = bytearray(pair.server.sent[0])
+    initial_end = 26 + (int.from_bytes(answer[24:26], "big") & 0x3FFF)
+    answer[initial_end + 40] ^= 1
+    pair.client.connection.receive([bytes(answer)], pair.now)
+    pair.run_for(11.0)
+    reason = pair.client.connection.reason
+    assert reason is not None
+    assert reason.kind == "unreachable"
+    assert "did not complete" in reason.text
+
+
+def test_a_half_open_handshake_ends_in_time() -> None:
+    pair = QuicPair(is_lost=lambda from_client, index: from_client and index > 0)
+    pair.run_for(11.0)
+    reason = pair.server.connection.reason
+    assert reason is not None
+    assert reason.kind == "unreachable"
+    assert not pair.server.connection.is_established
+
+
+def test_no_route_is_left_of_a_connection_that_is_forgotten() -> None:
+    pair = QuicPair().establish()
+    for side in pair.sides:
+        assert len(side.routes) > 1
+        side.connection.forget_routes()
+        assert side.routes == {}
+
+
+def test_new_connection_ids_are_routed_before_the_peer_knows_them() -> None:
+    pair = QuicPair().establish()
+    for side, peer in (pair.sides, pair.sides[::-1]):
+        known = {cid.cid for cid in peer.connection._quic._peer_cid_available}
+        assert known <= set(side.routes)
+        assert known
+
+
+# Loss
+
+
+@pytest.mark.parametrize("lost", range(8))
+@pytest.mark.parametrize("from_client", [True, False])
+def test_a_handshake_survives_any_single_loss(lost: int, from_client: bool) -> None:
+    def is_lost(sent_by_client: bool, index: int) -> bool:
+        return sent_by_client is from_client and index == lost
+
+    pair = QuicPair(is_lost=is_lost)
+    pair.run_until(lambda: all(side.connection.is_established for side in pair.sides), limit=9)
+    assert reasons(pair) == [None, None]
+
+
+# Datagrams
+
+
+def test_datagrams_arrive_up_to_the_size_that_fits() -> None:
+    pair = QuicPair().establish()
+    connection = pair.client.connection
+    limit = connection.max_datagram_payload
+    assert limit is not None
+    assert 1150 < limit < 1200
+    for data in (b"", b"x", bytes(limit)):
+        connection.send_datagram(data)
+    pair.run_for(0.5)
+    assert [event.data for event in pair.server.seen(QuicDatagramReceived)] == [
+        b"",
+        b"x",
+        bytes(limit),
+    ]
+    with pytest.raises(LocalProtocolError, match="holds"):
+        connection.send_datagram(bytes(limit + 1))
+
+
+def test_datagrams_need_a_peer_that_takes_them() -> None:
+    pair = QuicPair(server=EndpointOptions(datagrams=False)).establish()
+    assert pair.client.connection.max_datagram_payload is None
+    with pytest.raises(LocalProtocolError, match="takes no"):
+        pair.client.connection.send_datagram(b"x")
+
+
+def test_waiting_datagrams_drive_out_the_oldest() -> None:
+    pair = QuicPair(client=EndpointOptions(datagram_queue=10)).establish()
+    for index in range(25):
+        pair.client.connection.send_datagram(bytes([index]))
+    pair.run_for(1.0)
+    arrived = [event.data[0] for event in pair.server.seen(QuicDatagramReceived)]
+    assert arrived == list(range(15, 25))
+    assert pair.client.connection.stats.datagrams_dropped == 15
+
+
+# Trouble
+
+
+def test_a_failure_of_aioquic_ends_the_connection_and_nothing_else() -> None:
+    pair = QuicPair().establish()
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a defect")
+
+    connection = pair.server.connection
+    setattr(connection._quic, "_payload_received", fail)  # noqa: B010  # as a defect would
+    streams = pair.client.connection.streams
+    streams.send(streams.open(bidirectional=False), b"x", end=True)
+    pair.run_for(1.0)
+    assert connection.reason is not None
+    assert connection.reason.kind == "transport"
+    assert "RuntimeError: a defect" in connection.reason.text
+    assert connection.failures == 1
+    assert reasons(pair)[0] == ("transport", 1, "internal error", True)
+
+
+@pytest.mark.parametrize("method", ["datagrams_to_send", "get_timer", "handle_timer"])
+def test_a_failure_of_aioquic_outside_of_receiving_is_caught_too(method: str) -> None:
+    pair = QuicPair().establish()
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a defect")
+
+    connection = pair.client.connection
+    setattr(connection._quic, method, fail)
+    connection.handle_timer(pair.now + 5.0)
+    connection.flush(pair.now + 5.0)
+    assert connection.reason is not None
+    assert "a defect" in connection.reason.text
+    connection.handle_timer(pair.now + 60.0)
+    connection.flush(pair.now + 60.0)
+    connection.flush(pair.now + 60.0)
+    assert connection.is_gone
+
+
+def test_missing_private_names_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_CONTEXT_ATTRIBUTES", ("_is_client", "_gone"))
+    with pytest.raises(ImportError, match=r"Context\._gone.*aioquic==1\.7\.2"):
+        aioquic_private.check_private_names()
+
+
+def test_changed_private_methods_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def _initialize(self: object, peer_cid: bytes, more: int) -> None: ...
+
+    monkeypatch.setattr("aioquic.quic.connection.QuicConnection._initialize", _initialize)
+    with pytest.raises(ImportError, match=r"QuicConnection\._initialize"):
+        aioquic_private.check_private_names()
+
+
+# The nature of the path
+
+
+def test_the_handshakes_buffers_are_released() -> None:
+    pair = QuicPair().establish()
+    assert all(side.connection._quic._crypto_buffers == {} for side in pair.sides)
+
+
+def test_a_burst_may_be_as_long_as_the_pacers_bucket() -> None:
+    pair = QuicPair(latency=0.0005).establish()
+    streams = pair.client.connection.streams
+    stream_id = streams.open(bidirectional=False)
+    streams.send(stream_id, bytes(1_000_000), end=True)
+    pair.run_for(2.0)
+    assert pair.client.connection._quic._loss._pacer.bucket_max >= PACER_BURST
+
+
+def test_a_path_of_another_nature_is_measured_anew() -> None:
+    pair = QuicPair().establish()
+    connection = pair.client.connection
+    streams = connection.streams
+    streams.send(streams.open(bidirectional=False), bytes(500_000), end=True)
+    pair.run_for(0.2)
+    grown = connection.stats.congestion_window
+    assert grown > 20_000
+    connection.note_path_change(restart=True)
+    assert connection.stats.congestion_window < grown
+    assert connection._quic.smoothed_rtt is None
+    pair.latency = 0.1
+    pair.run_for(20.0)
+    assert connection.rtt is not None
+    assert connection.rtt > 0.15
+    assert sum(len(event.data) for event in pair.server.seen(StreamDataReceived)) == 500_000
+
+
+def test_bytes_in_flight_survive_a_new_measurement() -> None:
+    pair = QuicPair().establish()
+    connection = pair.client.connection
+    streams = connection.streams
+    streams.send(streams.open(bidirectional=False), bytes(100_000), end=True)
+    pair.run_for(0.005)
+    assert connection.stats.bytes_in_flight > 0
+    connection.note_path_change(restart=True)
+    pair.run_for(10.0)
+    assert connection.stats.bytes_in_flight == 0
+
+
+def test_after_an_outage_a_change_of_path_brings_data_at_once() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    streams = pair.client.connection.streams
+    pair.is_lost = lambda from_client, index: True
+    streams.send(streams.open(bidirectional=False), b"x", end=True)
+    pair.run_for(12.0)
+    pair.is_lost = lambda from_client, index: False
+    pair.client.connection.note_path_change(restart=False)
+    pair.run_for(0.2)
+    assert pair.server.seen(StreamDataReceived)
+
+
+def test_a_peer_with_small_packets_gets_no_larger_ones() -> None:
+    large = EndpointOptions(max_datagram_size=1452)
+    pair = QuicPair(client=large, server=large).establish()
+    connection = pair.client.connection
+    connection._quic.reduce_datagram_size(1300)
+    connection._quic.reduce_datagram_size(1400)
+    streams = connection.streams
+    streams.send(streams.open(bidirectional=False), bytes(100_000), end=True)
+    before = len(pair.client.sent)
+    pair.run_for(2.0)
+    assert max(map(len, pair.client.sent[before:])) == 1300
+
+
+def test_deadlines_are_never_nearer_than_a_host_can_sleep() -> None:
+    pair = QuicPair().establish()
+    streams = pair.client.connection.streams
+    streams.send(streams.open(bidirectional=False), bytes(1_000_000), end=True)
+    for _ in range(200):
+        pair.client.connection.flush(pair.now)
+        deadline = pair.client.connection.deadline
+        assert deadline is not None
+        assert deadline >= pair.now + 0.001
+        pair.run_for(0.0013)
