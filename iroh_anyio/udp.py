@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from iroh_proto.address import UdpAddress
 
@@ -112,6 +113,7 @@ class UdpSocket:
         self._controls: dict[int, list[tuple[int, int, bytes]]] = {}
         self._addresses: dict[tuple[str | int, ...], UdpAddress] = {}
         self._stats = UdpStats()
+        self._may_have_more = False
         self._waiters = 0
         self._closed = False
 
@@ -133,30 +135,22 @@ class UdpSocket:
     def receive(self) -> list[tuple[UdpAddress, list[bytes]]]:
         """Return what has arrived: runs of datagrams with their common source, in order."""
         batches: list[tuple[UdpAddress, list[bytes]]] = []
-        last: tuple[str | int, ...] | None = None
-        run: list[bytes] = []
-        count = 0
-        receive_run = self._receive_coalesced if self._gro else self._receive_single
-        for _ in range(BATCH_LIMIT):
-            try:
-                datagrams, source = receive_run()
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                if self._closed:
-                    break
+        self._may_have_more = True
+        try:
+            if self._gro:
+                self._receive_coalesced(batches)
+            else:
+                self._receive_single(batches)
+        except (BlockingIOError, InterruptedError):
+            self._may_have_more = False
+        except OSError as error:
+            if self._closed:
+                self._may_have_more = False
+            else:
                 self._stats.receive_errors += 1
                 logger.debug("%s: receiving: %s", self.local_address, error)
-                continue
-            if source == last:
-                run += datagrams
-            else:
-                last, run = source, datagrams
-                batches.append((self._canonical(source), run))
-            count += len(datagrams)
-            if count >= BATCH_LIMIT:
-                break
-        self._stats.received += count
+        for _, datagrams in batches:
+            self._stats.received += len(datagrams)
         return batches
 
     def send(
@@ -174,11 +168,17 @@ class UdpSocket:
             self._send_each(addr, datagrams)
 
     async def wait_readable(self) -> None:
-        """Wait until something has arrived.
+        """Wait until something may have arrived.
 
         :raises anyio.ClosedResourceError: if the socket is closed.
         """
-        self._check_open()
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._may_have_more:
+            # The last call ended by its limit. Looking again is cheaper than asking to be told.
+            self._may_have_more = False
+            await checkpoint()
+            return
         self._waiters += 1
         try:
             await anyio.wait_readable(self._socket)
@@ -211,18 +211,35 @@ class UdpSocket:
             anyio.notify_closing(self._socket)
         self._socket.close()
 
-    def _receive_single(self) -> tuple[list[bytes], tuple[str | int, ...]]:
-        data, source = self._socket.recvfrom(RECEIVE_SIZE)
-        return [data], source
+    def _receive_single(self, batches: list[tuple[UdpAddress, list[bytes]]]) -> None:
+        receive = self._socket.recvfrom
+        last: tuple[str | int, ...] | None = None
+        run: list[bytes] = []
+        for _ in range(BATCH_LIMIT):
+            data, source = receive(RECEIVE_SIZE)
+            if source != last:
+                last, run = source, []
+                batches.append((self._canonical(source), run))
+            run.append(data)
 
-    def _receive_coalesced(self) -> tuple[list[bytes], tuple[str | int, ...]]:
-        data, control, _, source = self._socket.recvmsg(RECEIVE_SIZE, _GRO_CONTROL_SIZE)
-        for level, kind, value in control:
-            if level == SOL_UDP and kind == UDP_GRO and len(value) == _GRO_SIZE.size:
-                size = _GRO_SIZE.unpack(value)[0]
-                if 0 < size < len(data):
-                    return [data[i : i + size] for i in range(0, len(data), size)], source
-        return [data], source
+    def _receive_coalesced(self, batches: list[tuple[UdpAddress, list[bytes]]]) -> None:
+        receive = self._socket.recvmsg
+        last: tuple[str | int, ...] | None = None
+        run: list[bytes] = []
+        count = 0
+        while count < BATCH_LIMIT:
+            data, control, _, source = receive(RECEIVE_SIZE, _GRO_CONTROL_SIZE)
+            if source != last:
+                last, run = source, []
+                batches.append((self._canonical(source), run))
+            size = _segment_size(control) if control else 0
+            if 0 < size < len(data):
+                segments = [data[i : i + size] for i in range(0, len(data), size)]
+                run += segments
+                count += len(segments)
+            else:
+                run.append(data)
+                count += 1
 
     def _canonical(self, source: tuple[str | int, ...]) -> UdpAddress:
         addr = self._addresses.get(source)
@@ -319,10 +336,6 @@ class UdpSocket:
         self._stats.failed += count
         logger.debug("%s: sending to %s: %s", self.local_address, addr, error)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
-
 
 def bind_sockets(addrs: Iterable[UdpAddress], *, offload: bool = True) -> list[UdpSocket]:
     """Bind a socket per address. Hosts without IPv6 are common: that it fails is tolerated.
@@ -361,6 +374,13 @@ def _set_options(udp_socket: socket.socket, family: socket.AddressFamily) -> Non
                 udp_socket.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
             else:
                 udp_socket.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
+
+
+def _segment_size(control: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, value in control:
+        if level == SOL_UDP and kind == UDP_GRO and len(value) == _GRO_SIZE.size:
+            return int(_GRO_SIZE.unpack(value)[0])
+    return 0
 
 
 def _enable_gro(udp_socket: socket.socket) -> bool:
