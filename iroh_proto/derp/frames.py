@@ -368,6 +368,8 @@ def split_datagrams(payload: bytes) -> list[bytes]:
 
 def packed_size(datagrams: Sequence[bytes]) -> int:
     """Return the bytes that these datagrams take in a payload."""
+    if len(datagrams) == 1:
+        return _LENGTH_PREFIX.size + len(datagrams[0])
     return sum(map(len, datagrams)) + _LENGTH_PREFIX.size * len(datagrams)
 
 
