@@ -22,19 +22,19 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, assert_never
+from dataclasses import replace
+from typing import Literal, assert_never
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.frames import DATAGRAM_LIMIT
 from iroh_proto.derp.map import STUN_PORT, DerpMap
-from iroh_proto.derp.pool import DerpPool, DerpPoolEvent, DerpPoolStats, HomeDerpChanged
+from iroh_proto.derp.pool import DerpPool, HomeDerpChanged
 from iroh_proto.disco.message import is_disco
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
-from iroh_proto.paths.finder import FinderStats, OwnAddressesWanted, PathChanged, PathFinder
+from iroh_proto.paths.finder import OwnAddressesWanted, PathChanged, PathFinder
 from iroh_proto.paths.own_addresses import (
     DnsRequested,
     InterfacesRequested,
@@ -50,10 +50,10 @@ from iroh_proto.paths.payload import (
     may_be_quic,
     segment_size_of,
 )
+from iroh_proto.paths.reports import DirectAddressesChanged, MagicsockEvent, MagicsockStats
 from iroh_proto.paths.select import PathInfo
 from iroh_proto.paths.state import RemoteInfo
 from iroh_proto.stun.message import is_stun
-from iroh_proto.stun.probe import StunProbeStats
 from iroh_proto.timers import LatestTime, earliest
 
 __all__ = [
@@ -73,50 +73,6 @@ __all__ = [
     "ReceivedPayload",
     "RemoteInfo",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectAddressesChanged:
-    """This node can be reached at other UDP addresses than before."""
-
-    addresses: tuple[UdpAddress, ...]
-
-
-MagicsockEvent: TypeAlias = (
-    InterfacesRequested
-    | DnsRequested
-    | PathChanged
-    | DirectAddressesChanged
-    | PingReceived
-    | PongReceived
-    | CallMeMaybeReceived
-    | DerpPoolEvent
-)
-
-
-@dataclass(slots=True)
-class MagicsockStats:
-    """What a :class:`Magicsock` and the machines within have counted so far, in datagrams."""
-
-    udp_received: int = 0
-    udp_sent: int = 0
-    derp_received: int = 0
-    derp_sent: int = 0
-    out_of_season: int = 0
-    """Dropped: given or arrived before the start or after the close."""
-    malformed: int = 0
-    """Dropped on arrival: neither STUN nor disco nor QUIC."""
-    strangers_dropped: int = 0
-    """Dropped on arrival: through a DERP server from a node there is no room for."""
-    unreachable: int = 0
-    """Dropped: no way to their peer is known, or none that this node's sockets can take."""
-    received_dropped: int = 0
-    """Dropped on arrival, being the oldest of too many that were not drained."""
-    sent_dropped: int = 0
-    """Dropped on their way out, being the oldest of too many that were not drained."""
-    paths: FinderStats = field(default_factory=FinderStats)
-    stun: StunProbeStats = field(default_factory=StunProbeStats)
-    derp: DerpPoolStats = field(default_factory=DerpPoolStats)
 
 
 class Magicsock:
