@@ -16,7 +16,6 @@ Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``; RFC 6455 section 5.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Literal, Protocol, TypeAlias
@@ -178,20 +177,23 @@ class FramedCodec:
     def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
-        groups: dict[bytes, PacketParts] = defaultdict(list)
+        groups: dict[bytes, PacketParts] = {}
+        whole = self._whole(data)
         offset = 0
-        # Only a frame that was cut in two is put together: data may be long, and its copy dear.
-        while self._partial:
-            stop = offset + max(0, self._wanted - len(self._partial))
-            self._partial += data[offset:stop]
-            offset = stop
-            if len(self._partial) < self._wanted:
-                break
-            whole = bytes(self._partial)
-            self._partial.clear()
-            groups = self._receive_grouped(whole, 0, source, frames, groups)
-        if offset < len(data):
-            groups = self._receive_grouped(data, offset, source, frames, groups)
+        try:
+            while True:
+                offset = self._group(whole, offset, source, groups)
+                if (other := self._other(whole, offset)) is None:
+                    break
+                if groups:
+                    frames.append(PacketGroups(groups))
+                    groups = {}
+                frames.append(other[0])
+                offset = other[1]
+        except DecodeError as error:
+            self._fail(error)
+        else:
+            self._keep(whole, offset)
         if groups:
             frames.append(PacketGroups(groups))
         return frames
@@ -243,38 +245,14 @@ class FramedCodec:
         self._partial.clear()
         return whole
 
-    def _receive_grouped(
-        self,
-        whole: bytes,
-        start: int,
-        source: NodeId,
-        frames: list[Frame | PacketGroups],
-        groups: dict[bytes, PacketParts],
-    ) -> dict[bytes, PacketParts]:
-        """Take what lies from ``start`` on; return the groups that are not among ``frames`` yet."""
-        offset = start
-        try:
-            while self.error is None:
-                offset = self._group(whole, offset, source, groups)
-                if (other := self._other(whole, offset)) is None:
-                    self._keep(whole, offset)
-                    break
-                if groups:
-                    frames.append(PacketGroups(groups))
-                    groups = defaultdict(list)
-                frames.append(other[0])
-                offset = other[1]
-        except DecodeError as error:
-            self._fail(error)
-        return groups
-
     def _group(
         self, whole: bytes, start: int, source: NodeId, groups: dict[bytes, PacketParts]
     ) -> int:
         """Take the packets from ``start`` on into groups; return where the first other frame is.
 
-        This is the way of every relayed packet, so it makes no object but a view of it, and
-        looks into a length only when it has not just seen it.
+        This is the way of every relayed packet. Packets mostly come in bursts of one length for
+        one destination, so that each is looked up only when it is not the one before, and the only
+        object made for a packet is a view of it.
         """
         view = memoryview(whole)
         unpack = _UNREAD_KEYED_HEADER.unpack_from
@@ -283,6 +261,8 @@ class FramedCodec:
         offset = start
         headers: dict[bytes, tuple[bytes, int]] = {}
         last_head, header, size = b"", b"", 0
+        last_destination = b""
+        parts: PacketParts = []
         while offset <= last_keyed:
             head, destination = unpack(whole, offset)
             if head != last_head:
@@ -300,7 +280,12 @@ class FramedCodec:
             offset += size
             if offset > end:
                 return offset - size
-            parts = groups[destination]
+            if destination != last_destination:
+                if destination in groups:
+                    parts = groups[destination]
+                else:
+                    parts = groups[destination] = []
+                last_destination = destination
             parts.append(header)
             parts.append(view[payload:offset])
         return offset

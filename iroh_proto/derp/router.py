@@ -111,17 +111,19 @@ class DerpRouter:
         :returns: each client that gets some, with its packets.
         """
         sender = self._clients.get(client_id)
-        client_ids = self._client_ids
+        client_ids = {} if sender is None else self._client_ids
+        destinations = {} if sender is None else sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
         routed = unrouted = 0
         for destination, parts in groups.items():
-            if sender is None or destination not in client_ids:
+            if destination in client_ids:
+                deliveries.append((client_ids[destination], parts))
+                routed += len(parts)
+                if destination not in destinations:
+                    _remember(destinations, destination)
+            else:
                 unrouted += len(parts)
-                continue
-            routed += len(parts)
-            deliveries.append((client_ids[destination], parts))
-            if destination not in sender.destinations:
-                _remember(sender.destinations, destination)
+        # Parts are a header and a payload for each packet.
         self._stats.packets_routed += routed // 2
         self._stats.packets_without_route += unrouted // 2
         return deliveries
