@@ -155,11 +155,11 @@ def check_garbage(
     for call in inputs(run, subject.script_of(script)):
         run.give(call)
     _drain(run)
-    before = _stats(run)
+    before = snapshot(subject.stats(run.machine))
     run.give(Call("receive_datagrams", [data], addr))
     if output := _drain(run):
         raise ContractBroken(f"rule 4: garbage gave {output}")
-    if _stats(run) == before:
+    if snapshot(subject.stats(run.machine)) == before:
         raise ContractBroken(f"rule 4: the dropped datagram {data!r} is not counted in stats")
 
 
@@ -211,7 +211,7 @@ def check_cutting(
             of_call.append(run.drain())
             run.note_output(Output.joined(of_call))
             outputs += of_call
-        return (transcript(outputs, subject.blur), run.timer, _stats(run))
+        return (transcript(outputs, subject.blur), run.timer, snapshot(subject.stats(run.machine)))
 
     _expect_same(
         play(False), play(True), f"rule 6: cut into pieces of {sizes}, the outcome differs"
@@ -260,10 +260,6 @@ def check_bounds(
             f"rule 7: {flood.label} x {flood.count} hold {full} bytes,"
             f" more than {subject.memory_limit}"
         )
-
-
-def _stats(run: Run[MachineT]) -> Snapshot:
-    return snapshot(getattr(run.machine, "stats", None))
 
 
 def _drain(run: Run[MachineT]) -> Output:

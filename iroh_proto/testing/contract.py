@@ -22,9 +22,11 @@ Needs the ``testing`` extra (hypothesis).
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
-from hypothesis import given
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from iroh_proto.testing.checks import (
@@ -72,11 +74,13 @@ __all__ = [
 ]
 
 MachineT = TypeVar("MachineT")
+TestT = TypeVar("TestT", bound=Callable[..., None])
 
 
 def contract_tests(subject: Subject[MachineT]) -> type:
     """Return a class with a property test for each rule, for pytest to collect."""
     scripts = subject.scripts()
+    given = _given_with(subject.effort)
 
     class ContractTests:
         """The rules of :mod:`iroh_proto.machine`, for one machine."""
@@ -146,3 +150,19 @@ def contract_tests(subject: Subject[MachineT]) -> type:
                 check_bounds(subject, Script(()), flood)
 
     return ContractTests
+
+
+def _given_with(effort: float) -> Callable[..., Callable[[TestT], TestT]]:
+    """Return hypothesis' ``given``, which tries a share of its usual number of examples."""
+
+    def given(**strategies: st.SearchStrategy[object]) -> Callable[[TestT], TestT]:
+        def decorate(test: TestT) -> TestT:
+            property_test = hypothesis_given(**strategies)(test)
+            if effort != 1.0:
+                usual = (settings.default or settings()).max_examples
+                property_test = settings(max_examples=max(1, round(usual * effort)))(property_test)
+            return cast(TestT, property_test)
+
+        return decorate
+
+    return given

@@ -100,12 +100,14 @@ class Subject(Generic[MachineT]):
     :param floods: what might fill a buffer or table without end.
     :param final: the classes of the event after which the machine is inert.
     :param garbage: datagrams that the machine must drop and count in ``stats``.
+    :param stats: what it counts in, if that is not ``stats`` alone.
     :param context: makes what a scripted peer remembers (``run.context``), anew for each run.
     :param memory_limit: bytes that the machine may hold on to after a flood.
     :param blur: what is compared of bytes that are sent, where their content cannot repeat.
     :param answers_when_drained: whether replies are only made when drained, so that a host that
         drains in the middle of a batch gets other packets for it.
     :param has_peers: whether hostile bytes are put between the operations.
+    :param effort: the share of hypothesis' examples to try, for a machine that takes long.
     """
 
     factory: Callable[[random.Random], MachineT]
@@ -115,11 +117,15 @@ class Subject(Generic[MachineT]):
     floods: Sequence[Flood[MachineT]] = ()
     final: tuple[type, ...] = ()
     garbage: st.SearchStrategy[bytes] | None = None
+    stats: Callable[[MachineT], object] = field(
+        default=lambda machine: getattr(machine, "stats", None)
+    )
     context: Callable[[], object] = field(default=lambda: None)
     memory_limit: int = DEFAULT_MEMORY_LIMIT
     blur: Callable[[bytes], Hashable] = bytes
     answers_when_drained: bool = False
     has_peers: bool = True
+    effort: float = 1.0
 
     def run(self, script: Script[MachineT]) -> Run[MachineT]:
         """Make a machine for a script and begin its run."""
