@@ -87,8 +87,8 @@ class RealPeer:
         return self._process.stdout
 
     @property
-    def process_group(self) -> int:
-        """The id of the process and of its group."""
+    def process_id(self) -> int:
+        """The id of the process, and of the process group that it leads."""
         return self._process.pid
 
     @property
@@ -209,7 +209,7 @@ class RealPeer:
         with anyio.CancelScope(shield=True), anyio.move_on_after(EXIT_LIMIT):
             while await self._receive():
                 pass
-        os.killpg(self.process_group, signal.SIGKILL)
+        os.killpg(self.process_id, signal.SIGKILL)
         self._process.wait()
         self._output.close()
 

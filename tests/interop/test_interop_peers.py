@@ -71,7 +71,7 @@ async def test_a_silent_peer_is_reported_with_its_stderr(start_peer: StartPeer) 
 
 async def test_stopping_a_peer_leaves_no_process(start_peer: StartPeer) -> None:
     async with start_peer("0.35.0", alpns=[]) as peer:
-        group = peer.process_group
+        group = peer.process_id
         os.killpg(group, 0)
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
