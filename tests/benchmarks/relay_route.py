@@ -1,10 +1,10 @@
 """Relaying packets, parsed, rewritten and grouped, against wsproto's unmasked parse.
 
 ``route`` is the way of a packet through codec and router, from bytes that were read to bytes to
-write, for a client that sends to 8 nodes in turn, 10 packets in a burst as QUIC does. ``route_1``
+write, for a client that sends to 4 nodes in turn, 10 packets in a burst as QUIC does. ``route_1``
 is the same for one node, ``route_random`` for one of 50 nodes by chance for each packet, so that
 hardly two can be written together. ``server`` is all that a host of :class:`DerpServer` has done
-for it, queues and timers included, for 8 nodes. Every way writes all packets.
+for it, queues and timers included, for 4 nodes. Every way writes all packets.
 
 Bytes are copied just before they are parsed, untimed: a server parses what it has just read, which
 is in the processor's cache. Time is that of the processor: the slower contender would otherwise
@@ -44,10 +44,10 @@ def run() -> dict[str, float]:
     times = interleaved(
         {
             "wsproto": _parse(),
-            "route": _route(_in_bursts(8)),
+            "route": _route(_in_bursts(4)),
             "route_1": _route(_in_bursts(1)),
             "route_random": _route(_at_random(50)),
-            "server": _serve(_in_bursts(8)),
+            "server": _serve(_in_bursts(4)),
         },
         rounds=11,
     )
