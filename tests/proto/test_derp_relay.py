@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.derp import relay
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.dialects import v2
 from iroh_proto.derp.events import ConnectionLost, DerpConnected
@@ -52,6 +51,7 @@ class TestRelaying:
         world.send(bob_id, ALICE.public, bytes(65_536))
         assert bob.packets() == [(ALICE.public, payload), (ALICE.public, b"")]
         assert alice.packets() == [(BOB.public, bytes(65_536))]
+        assert world.server.node_id == SERVER_KEY.public
         assert world.server.stats.router.packets_routed == 3
         assert world.server.clients == [ALICE.public, BOB.public]
 
@@ -236,15 +236,26 @@ class TestLimits:
         world = World()
         alice_id, alice = world.connect("v3", ALICE)
         bob_id, _ = world.connect("v3", BOB)
-        for _ in range(60):
-            packet = alice.packet_to(BOB.public, bytes(60_000))
+        packet = alice.packet_to(BOB.public, bytes(60_000))
+        for _ in range(4):
             world.server.receive_tcp_data(alice_id, packet, now=world.now)
-            assert world.server.tcp_data_to_send(bob_id) != b""
-            world.server.receive_tcp_data(alice_id, packet, now=world.now)
+        for _ in range(8):
             world.now += 1.5
             world.server.handle_timer(now=world.now)
+            world.drain_events()
+            assert closed(world) == []
+            assert world.server.tcp_data_to_send(bob_id) != b""
+            assert world.server.tcp_to_send() == [bob_id]  # there is always more
+            for _ in range(2):
+                world.server.receive_tcp_data(alice_id, packet, now=world.now)
+        world.now += 2 * WRITE_TIMEOUT
+        world.server.handle_timer(now=world.now)  # late, so that it counts as one wait
         world.drain_events()
         assert closed(world) == []
+        world.now += WRITE_TIMEOUT
+        world.server.handle_timer(now=world.now)
+        world.drain_events()
+        assert closed(world) == [bob_id]
 
     def test_what_a_closed_connection_left_unfetched_is_forgotten_in_time(self) -> None:
         world = World()
@@ -586,7 +597,3 @@ TestDerpServerContract = contract_tests(
         memory_limit=96 << 20,
     )
 )
-
-
-def test_the_limits_of_the_server_are_named() -> None:
-    assert relay.CONNECTIONS_LIMIT >= STRANGERS_LIMIT
