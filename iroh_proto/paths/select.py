@@ -16,6 +16,13 @@ from iroh_proto.address import DerpUrl, UdpAddress
 TRUST_TIME = 6.5
 """Seconds for which a proof of a path holds: one heartbeat and some."""
 
+PAYLOAD_TRUST_LIMIT = 16.5
+"""Seconds after the last pong up to which payload keeps a proof alive.
+
+Payload that arrives says nothing of what is sent. After three heartbeats without any pong it
+must be that only the way here works.
+"""
+
 GOOD_ENOUGH_LATENCY = 0.005
 """Seconds of round trip at or below which no better path is looked for."""
 
@@ -61,13 +68,14 @@ class BestAddress:
     ``None`` when the proof was not a pong.
     """
 
-    __slots__ = ("addr", "confirmed_at", "latency", "trust_until")
+    __slots__ = ("_ponged_at", "addr", "confirmed_at", "latency", "trust_until")
 
     def __init__(self, addr: UdpAddress, latency: float | None, proven_at: float) -> None:
         self.addr = addr
         self.latency = latency
         self.confirmed_at = proven_at
         self.trust_until = proven_at + TRUST_TIME
+        self._ponged_at = None if latency is None else proven_at
 
     def is_valid(self, now: float) -> bool:
         """Say whether the proof still holds."""
@@ -81,10 +89,16 @@ class BestAddress:
         self.trust_until = at + TRUST_TIME
         if latency is None:
             return
+        self._ponged_at = at
         if self.latency is None:
             self.latency = latency
         else:
             self.latency += (latency - self.latency) * _LATENCY_GAIN
+
+    def extend(self, now: float) -> None:
+        """Keep the proof alive since payload came, within :data:`PAYLOAD_TRUST_LIMIT`."""
+        limit = (now if self._ponged_at is None else self._ponged_at) + PAYLOAD_TRUST_LIMIT
+        self.trust_until = max(self.trust_until, min(now + TRUST_TIME, limit))
 
     def distrust(self) -> None:
         """Take the proof back: the address stays, outdated."""

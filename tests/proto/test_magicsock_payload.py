@@ -151,6 +151,22 @@ def test_disco_amid_payload_is_found_and_the_rest_stays_in_order() -> None:
     assert pong.addr == ping_back.addr == PEER_ADDR
 
 
+def test_a_pong_amid_payload_changes_the_key_from_there_on() -> None:
+    sock = make()
+    sock.add_node_addr(addr_of(PEER_ADDR), now=0.0)
+    sock.send_payloads(PEER, [QUIC], now=0.0)
+    ping = sock.datagrams_to_send()[0].datagrams
+    peer = DiscoPinger(secret_key=THEIRS, rng=random.Random(5))
+    peer.receive_datagrams(ping, BOUND, now=0.0)
+    event = peer.next_event()
+    assert isinstance(event, PingReceived)
+    peer.pong(event, now=0.0)
+    ((pong,),) = (transmit.datagrams for transmit in peer.datagrams_to_send())
+    first, last = QUIC + b"1", QUIC + b"2"
+    sock.receive_datagrams([first, pong, last], PEER_ADDR, now=0.1)
+    assert received(sock) == [(PEER_ADDR, PEER_ADDR, [first]), (PEER, PEER_ADDR, [last])]
+
+
 def test_lesson_18_the_short_end_of_a_coalesced_batch_is_examined() -> None:
     sock = make()
     sock.receive_datagrams([QUIC, QUIC, peer_ping()], PEER_ADDR, now=1.0)
