@@ -326,20 +326,22 @@ class NodeConnection:
         """
         _ = self.streams
 
-    def note_path_change(self, *, restart: bool) -> None:
+    def note_path_change(self, now: float, *, restart: bool) -> None:
         """Note that packets take another way now; with ``restart`` one of another nature.
 
-        What was learnt of the old way is then forgotten. Either way, if anything is in flight a
-        PING goes out at once: its acknowledgement shows soon what was lost on the old way,
-        instead of after a back-off.
+        What was learnt of the old way is then forgotten. Either way, what may have been lost is
+        not left to a back-off: a handshake is repeated at once, and later a PING goes out whose
+        acknowledgement shows what was lost.
         """
-        if self.reason is not None or self._streams is None:
+        if self.reason is not None:
             return
-        if restart:
+        if self._streams is None:
+            self._quic.repeat_handshake(now)
+        elif restart:
             self._quic.restart_estimates()
         else:
             self._quic.restart_probes()
-        if self._quic.bytes_in_flight:
+        if self._streams is not None and self._quic.bytes_in_flight:
             self._ping()
 
     def forget_routes(self) -> None:

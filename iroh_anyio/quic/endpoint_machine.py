@@ -136,7 +136,9 @@ class EndpointMachine:
 
         :raises LocalProtocolError: if the connection is not open.
         """
-        return self._open(connection).max_datagram_payload
+        conn = self._open(connection)
+        conn.check_open()
+        return conn.max_datagram_payload
 
     # Commands
 
@@ -384,7 +386,7 @@ class EndpointMachine:
         while (event := magicsock.next_event()) is not None:
             self._events.append(event)
             if isinstance(event, PathChanged):
-                self._board.note_path_change(event.node_id, event.path)
+                self._board.note_path_change(event.node_id, event.path, now=now)
 
     def _known(self, connection: int) -> NodeConnection | None:
         """Return a connection, ``None`` if it is gone.

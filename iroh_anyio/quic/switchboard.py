@@ -145,7 +145,7 @@ class Switchboard:
             conn.handle_timer(now)
             self.touch(conn)
 
-    def note_path_change(self, node_id: NodeId, path: PathInfo) -> None:
+    def note_path_change(self, node_id: NodeId, path: PathInfo, *, now: float) -> None:
         """Note that payload for a node takes another way.
 
         Only a change between a direct path and a server is taken to be of another nature; the
@@ -155,7 +155,7 @@ class Switchboard:
         for conn in self._by_node.get(node_id, ()):
             restart = tier is not None and conn.tier is not None and tier != conn.tier
             conn.tier = tier or conn.tier
-            conn.note_path_change(restart=restart)
+            conn.note_path_change(now, restart=restart)
             self.touch(conn)
 
     def touch(self, conn: NodeConnection) -> None:

@@ -297,7 +297,7 @@ def test_a_path_of_another_nature_is_measured_anew() -> None:
     pair.run_for(0.2)
     grown = connection.stats.congestion_window
     assert grown > 20_000
-    connection.note_path_change(restart=True)
+    connection.note_path_change(pair.now, restart=True)
     assert connection.stats.congestion_window < grown
     assert connection._quic.smoothed_rtt is None
     pair.latency = 0.1
@@ -314,7 +314,7 @@ def test_bytes_in_flight_survive_a_new_measurement() -> None:
     streams.send(streams.open(bidirectional=False), bytes(100_000), end=True)
     pair.run_for(0.005)
     assert connection.stats.bytes_in_flight > 0
-    connection.note_path_change(restart=True)
+    connection.note_path_change(pair.now, restart=True)
     pair.run_for(10.0)
     assert connection.stats.bytes_in_flight == 0
 
@@ -326,7 +326,7 @@ def test_after_an_outage_a_change_of_path_brings_data_at_once() -> None:
     streams.send(streams.open(bidirectional=False), b"x", end=True)
     pair.run_for(12.0)
     pair.is_lost = lambda from_client, index: False
-    pair.client.connection.note_path_change(restart=False)
+    pair.client.connection.note_path_change(pair.now, restart=False)
     pair.run_for(0.2)
     assert pair.server.seen(StreamDataReceived)
 

@@ -203,6 +203,11 @@ class HookedConnection(QuicConnection):
         loss._rtt_latest = loss._rtt_smoothed = loss._rtt_variance = 0.0
         loss._pto_count = 0
 
+    def repeat_handshake(self, now: float) -> None:
+        """Send the handshake's bytes again that are not acknowledged, and forget the back-off."""
+        self._loss._pto_count = 0
+        self._loss.reschedule_data(now=now, speed_up_handshake=True)
+
     def restart_probes(self) -> None:
         """Forget the back-off of loss probes, as after a path came back."""
         self._loss._pto_count = 0

@@ -1,0 +1,503 @@
+"""Endpoints that dial and accept, on a simulated internet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iroh_anyio.quic.endpoint_machine import EndpointMachine
+from iroh_anyio.quic.events import (
+    ConnectionClosed,
+    ConnectionEstablished,
+    QuicDatagramReceived,
+    StreamDataReceived,
+    StreamOpened,
+)
+from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
+from iroh_proto.address import Address, NodeAddr, UdpAddress
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import NodeId, SecretKey
+from tests.proto.endpoint_world import ALPN, EndpointWorld, Node
+
+NOBODY = UdpAddress("198.51.100.99", 9)
+
+
+def test_two_nodes_meet_talk_and_part() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    (ours,) = alice.established()
+    assert ours == ConnectionEstablished(
+        connection=number, node_id=bob.id, alpn=ALPN, incoming=False
+    )
+    stream_id = alice.send(number, b"hello")
+    world.network.run_for(0.5)
+    (theirs,) = bob.established()
+    assert theirs == ConnectionEstablished(connection=0, node_id=alice.id, alpn=ALPN, incoming=True)
+    assert bob.seen(StreamOpened) == [
+        StreamOpened(connection=0, stream_id=stream_id, bidirectional=True)
+    ]
+    assert bytes(bob.received[0, stream_id]) == b"hello"
+    alice.give(lambda machine, now: machine.close_connection(number, 4, "bye", now=now))
+    world.network.run_for(0.5)
+    ours_end, theirs_end = alice.reason(number), bob.reason(0)
+    assert ours_end is not None
+    assert theirs_end is not None
+    assert (ours_end.kind, ours_end.code) == ("local", 4)
+    assert (theirs_end.kind, theirs_end.code, theirs_end.text) == ("application", 4, "bye")
+
+
+def test_a_snapshot_tells_who_and_how() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = alice.dial(bob.addr())
+    before = alice.machine.connection_info(number)
+    assert (before.node_id, before.alpn, before.established) == (bob.id, ALPN, False)
+    world.network.run_for(1.0)
+    info = alice.machine.connection_info(number)
+    assert (info.established, info.incoming) == (True, False)
+    assert info.rtt == pytest.approx(0.04, abs=0.01)
+    assert info.path.kind == "direct"
+    assert info.path.addr == bob.udp
+    assert info.stats.packets_sent > 0
+    assert info.stats.bytes_received > 0
+
+
+def test_streams_go_both_ways_and_bytes_are_intact_on_a_bad_network() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    for node in (alice, bob):
+        link = node.host.attachments[0].link
+        link.loss, link.jitter, link.reordering, link.duplication = 0.03, 0.01, 0.1, 0.05
+    number = world.connect(alice, bob.addr())
+    data = random.Random(5).randbytes(300_000)
+    first = alice.send(number, data)
+    world.network.run_until(lambda: bool(bob.established()), limit=5)
+    second = bob.send(0, data[::-1])
+    world.network.run_until(
+        lambda: (0, first) in bob.ended and (number, second) in alice.ended, limit=120
+    )
+    assert bytes(bob.received[0, first]) == data
+    assert bytes(alice.received[number, second]) == data[::-1]
+
+
+def test_datagrams_travel() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    limit = alice.machine.max_datagram_payload(number)
+    assert limit is not None
+    alice.give(lambda machine, now: machine.send_datagram(number, bytes(limit), now=now))
+    world.network.run_for(0.5)
+    assert [len(event.data) for event in bob.seen(QuicDatagramReceived)] == [limit]
+
+
+# Dials that fail
+
+
+def test_nobody_at_the_address_is_unreachable() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two(options=EndpointOptions(handshake_timeout=3.0))
+    number = alice.dial(NodeAddr(bob.id, direct_addresses=[NOBODY]))
+    begun = world.network.now
+    reason = world.ended(alice, number)
+    assert reason.kind == "unreachable"
+    assert world.network.now - begun == pytest.approx(3.0, abs=0.1)
+    assert alice.seen(ConnectionEstablished) == []
+
+
+def test_a_node_without_any_address_is_unreachable() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two(options=EndpointOptions(handshake_timeout=2.0))
+    number = alice.dial(NodeAddr(bob.id))
+    assert world.ended(alice, number).kind == "unreachable"
+
+
+def test_a_protocol_nobody_serves_is_said_at_once() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = alice.dial(bob.addr(), alpn=b"other")
+    begun = world.network.now
+    assert world.ended(alice, number).kind == "alpn"
+    assert world.network.now - begun < 0.5
+    assert bob.established() == []
+    assert bob.machine.stats.handshakes_failed == 1
+
+
+def test_the_protocols_served_can_change() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    bob.machine.set_alpns([b"other"])
+    number = alice.dial(bob.addr(), alpn=b"other")
+    world.network.run_for(1.0)
+    assert alice.machine.connection_info(number).established
+    assert world.ended(alice, alice.dial(bob.addr())).kind == "alpn"
+
+
+def test_a_node_that_serves_nothing_refuses() -> None:
+    world = EndpointWorld()
+    alice = world.node("alice")
+    bob = world.node("bob", alpns=())
+    number = alice.dial(bob.addr())
+    assert world.ended(alice, number).kind == "refused"
+    assert bob.machine.stats.refused >= 1
+
+
+def test_a_filter_refuses_before_the_handshake() -> None:
+    asked: list[IncomingAttempt] = []
+
+    def accept(attempt: IncomingAttempt) -> bool:
+        asked.append(attempt)
+        return False
+
+    world = EndpointWorld()
+    alice = world.node("alice")
+    bob = world.node("bob", options=EndpointOptions(accept_filter=accept))
+    number = alice.dial(bob.addr())
+    assert world.ended(alice, number).kind == "refused"
+    assert {attempt.source for attempt in asked} == {alice.udp}
+    assert bob.machine.stats.handshakes_begun == 0
+
+
+def test_another_node_at_the_address_is_not_mistaken_for_it() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    other = SecretKey.generate(random.Random(99)).public
+    number = alice.dial(NodeAddr(other, direct_addresses=[bob.udp]))
+    begun = world.network.now
+    reason = world.ended(alice, number)
+    assert reason.kind == "identity"
+    assert str(bob.id) in reason.text
+    assert world.network.now - begun < 0.5
+    assert bob.established() == []
+
+
+@pytest.mark.parametrize("what", ["another key", "another protocol", "nothing served"])
+def test_a_stale_address_of_another_node_does_not_spoil_a_dial(what: str) -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    serves = {"another key": (ALPN,), "another protocol": (b"other",), "nothing served": ()}
+    squatter = world.node("squatter", alpns=serves[what])
+    bob.host.attachments[0].link.latency = 0.2  # the wrong one is heard first
+    addr = NodeAddr(bob.id, direct_addresses=[squatter.udp, bob.udp])
+    number = world.connect(alice, addr)
+    assert alice.machine.connection_info(number).node_id == bob.id
+    world.network.run_for(1.0)
+    assert alice.reason(number) is None
+    assert squatter.established() == []
+
+
+def test_what_a_wrong_node_said_is_reported_if_the_right_one_never_answers() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two(options=EndpointOptions(handshake_timeout=3.0))
+    squatter = world.node("squatter")
+    addr = NodeAddr(bob.id, direct_addresses=[squatter.udp, NOBODY])
+    reason = world.ended(alice, alice.dial(addr))
+    assert reason.kind == "identity"
+    assert str(squatter.id) in reason.text
+
+
+def test_a_dial_can_be_given_up() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = alice.dial(bob.addr())
+    alice.give(lambda machine, now: machine.close_connection(number, 0, "never mind", now=now))
+    assert world.ended(alice, number).kind == "local"
+    world.network.run_for(20.0)
+    assert alice.established() == []
+    assert all(bob.reason(event.connection) is not None for event in bob.established())
+
+
+# Kinds of identity
+
+
+@pytest.mark.parametrize("mode", ["raw", "x509"])
+def test_a_peer_of_one_kind_is_dialled_and_dials(mode: str) -> None:
+    world = EndpointWorld()
+    alice = world.node("alice")
+    bob = world.node("bob", options=EndpointOptions(identity=mode))  # type: ignore[arg-type]
+    world.connect(alice, bob.addr())
+    world.connect(bob, alice.addr())
+    world.network.run_for(0.5)
+    assert len(alice.established()) == len(bob.established()) == 2
+
+
+def test_a_peers_kind_is_remembered() -> None:
+    world = EndpointWorld()
+    alice = world.node("alice")
+    bob = world.node("bob", options=EndpointOptions(identity="x509"))
+    world.connect(alice, bob.addr())
+    assert bob.machine.stats.handshakes_begun == 2
+    world.connect(alice, bob.addr())
+    assert bob.machine.stats.handshakes_begun == 3
+
+
+def test_a_remembered_kind_may_change() -> None:
+    world = EndpointWorld()
+    alice = world.node("alice")
+    key = SecretKey.generate(random.Random(7))
+    old = world.node("old", key=key, options=EndpointOptions(identity="x509"))
+    world.connect(alice, old.addr())
+    old.host.cut_power()
+    new = world.node("new", key=key, options=EndpointOptions(identity="raw"))
+    addr = NodeAddr(key.public, direct_addresses=[new.udp])
+    number = world.connect(alice, addr)
+    assert alice.machine.connection_info(number).established
+
+
+def test_nodes_without_a_kind_in_common_say_so() -> None:
+    world = EndpointWorld()
+    alice = world.node("alice", options=EndpointOptions(identity="raw"))
+    bob = world.node("bob", options=EndpointOptions(identity="x509"))
+    reason = world.ended(alice, alice.dial(bob.addr()))
+    assert (reason.kind, reason.code) == ("identity", 0x128)
+
+
+# Pressure
+
+
+def first_packets(count: int, target: Node) -> list[tuple[bytes, UdpAddress]]:
+    """Return first packets of clients that will never be heard of again."""
+    found = []
+    for index in range(count):
+        rng = random.Random(1000 + index)
+        machine = EndpointMachine(secret_key=SecretKey.generate(rng), rng=rng, unix_time=0.0)
+        source = UdpAddress(f"203.0.113.{index + 1}", 1)
+        machine.start([source], now=0.0)
+        machine.connect(target.addr(), alpn=ALPN, now=0.0)
+        found += [
+            (data, source)
+            for transmit in machine.datagrams_to_send()
+            for data in transmit.datagrams
+            if len(data) >= 1200
+        ]
+    return found
+
+
+def hand_over(node: Node, packets: list[tuple[bytes, UdpAddress]]) -> None:
+    for data, source in packets:
+        node.machine.receive_datagrams([data], source, now=node.now)
+        node.program.flush()
+
+
+def test_half_open_handshakes_are_bounded_and_end() -> None:
+    world = EndpointWorld()
+    options = EndpointOptions(max_half_open=10, retry_threshold=99, handshake_timeout=5.0)
+    bob = world.node("bob", options=options)
+    hand_over(bob, first_packets(25, bob))
+    stats = bob.machine.stats
+    assert (stats.handshakes_begun, stats.dropped_half_open_limit) == (10, 15)
+    world.network.run_for(10.0)
+    assert bob.machine.stats.handshakes_expired == 10
+    assert len(bob.machine._board) == 0
+    assert bob.machine._board._routes == {}
+    assert bob.seen(ConnectionClosed) == []
+
+
+def test_under_pressure_honest_clients_come_in_by_retry() -> None:
+    world = EndpointWorld()
+    bob = world.node("bob", options=EndpointOptions(retry_threshold=5, max_half_open=20))
+    alice = world.node("alice")
+    hand_over(bob, first_packets(30, bob))
+    assert bob.machine.stats.handshakes_begun == 5
+    assert bob.machine.stats.retries_sent == 25
+    world.connect(alice, bob.addr())
+    assert bob.machine.stats.retries_sent == 26
+    assert bob.machine.stats.handshakes_begun == 6
+
+
+def test_a_full_endpoint_refuses_and_dials_nobody() -> None:
+    world = EndpointWorld()
+    bob = world.node("bob", options=EndpointOptions(max_connections=1))
+    alice, carol = world.node("alice"), world.node("carol")
+    world.connect(alice, bob.addr())
+    assert world.ended(carol, carol.dial(bob.addr())).kind == "refused"
+    with pytest.raises(LocalProtocolError, match="connections already"):
+        bob.dial(carol.addr())
+
+
+def test_connections_that_are_over_are_forgotten() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    for _ in range(5):
+        number = world.connect(alice, bob.addr())
+        alice.machine.close_connection(number, 0, "", now=alice.now)
+        alice.program.flush()
+        world.network.run_for(3.0)
+    for node in (alice, bob):
+        board = node.machine._board
+        assert (len(board), board._routes, board._by_node, board._dials) == (0, {}, {}, {})
+        with pytest.raises(LocalProtocolError, match="gone"):
+            node.machine.connection_info(0)
+
+
+# Bytes from anybody
+
+
+@given(st.lists(st.binary(max_size=60), max_size=8), st.integers(0, 2**32))
+def test_any_bytes_are_taken_and_leave_nothing(noise: list[bytes], seed: int) -> None:
+    rng = random.Random(seed)
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    real = [rng.randbytes(1200), *noise]
+    (packet, _), *_ = first_packets(1, bob)
+    for _ in range(4):
+        changed = bytearray(packet)
+        for _ in range(rng.randrange(1, 6)):
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        real.append(bytes(changed))
+    bob.give(lambda machine, now: machine.receive_datagrams(real, NOBODY, now=now))
+    bob.give(lambda machine, now: machine.receive_datagrams(real, alice.udp, now=now))
+    world.network.run_for(12.0)
+    assert bob.machine.stats.quic_failures == 0
+    assert alice.reason(number) is None
+    assert len(bob.machine._board) == 1
+
+
+def test_a_repeated_packet_from_elsewhere_moves_nothing() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    caught: list[bytes] = []
+    receive = bob.machine.receive_datagrams
+
+    def catch(batch: Sequence[bytes], addr: Address, *, now: float) -> None:
+        caught.extend(batch)
+        receive(batch, addr, now=now)
+
+    bob.machine.receive_datagrams = catch  # type: ignore[method-assign]
+    alice.send(number, bytes(5000))
+    world.network.run_for(1.0)
+    assert len(caught) > 4
+    confirmed: list[Address] = []
+    confirm = bob.machine.magicsock.confirm
+
+    def note(node_id: NodeId, source: Address, *, now: float) -> None:
+        confirmed.append(source)
+        confirm(node_id, source, now=now)
+
+    bob.machine.magicsock.confirm = note  # type: ignore[method-assign]
+    before = bob.machine.connection_info(0).path
+    bob.give(lambda machine, now: machine.receive_datagrams(caught, NOBODY, now=now))
+    world.network.run_for(1.0)
+    assert bob.machine.connection_info(0).path.addr == before.addr
+    assert NOBODY not in confirmed
+
+
+# Misuse
+
+
+def test_commands_out_of_place_are_refused_and_change_nothing() -> None:
+    key = SecretKey.generate(random.Random(1))
+    machine = EndpointMachine(secret_key=key, rng=random.Random(2), unix_time=0.0)
+    other = NodeAddr(SecretKey.generate(random.Random(3)).public, direct_addresses=[NOBODY])
+    with pytest.raises(LocalProtocolError, match="dials nobody"):
+        machine.connect(other, alpn=ALPN, now=0.0)
+    machine.start([UdpAddress("192.0.2.1", 1)], now=0.0)
+    refused: list[Callable[[], object]] = [
+        lambda: machine.start([UdpAddress("192.0.2.1", 1)], now=0.0),
+        lambda: machine.connect(NodeAddr(key.public), alpn=ALPN, now=0.0),
+        lambda: machine.connect(other, alpn=b"", now=0.0),
+        lambda: machine.connect(other, alpn=b"x" * 256, now=0.0),
+        lambda: machine.set_alpns([ALPN, b""]),
+        lambda: machine.connection_info(0),
+        lambda: machine.close_connection(0, 0, "", now=0.0),
+        lambda: machine.send_room(-1, 0),
+    ]
+    for command in refused:
+        with pytest.raises(LocalProtocolError):
+            command()
+    number = machine.connect(other, alpn=ALPN, now=0.0)
+    early: list[Callable[[], object]] = [
+        lambda: machine.open_stream(number, bidirectional=True),
+        lambda: machine.send_stream(number, 0, b"x", now=0.0),
+        lambda: machine.send_datagram(number, b"x", now=0.0),
+        lambda: machine.max_datagram_payload(number),
+        lambda: machine.close_connection(number, -1, "", now=0.0),
+    ]
+    for command in early:
+        with pytest.raises(LocalProtocolError):
+            command()
+
+
+def test_late_commands_by_which_nothing_is_lost_do_nothing() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    stream_id = alice.send(number, b"x")
+    world.network.run_for(0.5)
+    bob.give(lambda machine, now: machine.close_connection(0, 1, "", now=now))
+    world.network.run_for(0.5)
+    machine, now = alice.machine, alice.now
+    for _ in range(2):  # closing, then gone
+        machine.consume(number, stream_id, 5, now=now)
+        machine.reset_stream(number, stream_id, 0, now=now)
+        machine.stop_sending(number, stream_id, 0, now=now)
+        machine.close_connection(number, 0, "", now=now)
+        for command in (
+            lambda: machine.send_stream(number, stream_id, b"", now=now),
+            lambda: machine.open_stream(number, bidirectional=False),
+            lambda: machine.send_datagram(number, b"", now=now),
+        ):
+            with pytest.raises(LocalProtocolError, match="closed"):
+                command()
+        world.network.run_for(5.0)
+
+
+def test_closing_an_endpoint_tells_all_peers() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    carol = world.node("carol")
+    world.connect(bob, alice.addr())
+    world.connect(alice, carol.addr())
+    alice.give(lambda machine, now: machine.close(now=now))
+    assert [event.reason.kind for event in alice.seen(ConnectionClosed)] == ["local", "local"]
+    world.network.run_for(0.5)
+    for node in (bob, carol):
+        (closed,) = node.seen(ConnectionClosed)
+        assert (closed.reason.kind, closed.reason.code) == ("application", 0)
+    with pytest.raises(LocalProtocolError, match="closed"):
+        alice.dial(bob.addr())
+    alice.give(lambda machine, now: machine.close(now=now))
+    before = world.network.stats.sent
+    hand_over(alice, first_packets(1, alice))
+    world.network.run_for(0.1)
+    assert world.network.stats.sent == before
+
+
+def test_batches_are_split_among_their_connections() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    first = world.connect(alice, bob.addr())
+    second = world.connect(alice, bob.addr())
+    world.network.run_for(0.5)
+    sent: list[bytes] = []
+    for number in (first, second, first):
+        alice.machine.send_datagram(number, bytes([number]), now=alice.now)
+        for transmit in alice.machine.datagrams_to_send():
+            sent += transmit.datagrams
+    bob.give(lambda machine, now: machine.receive_datagrams(sent, alice.udp, now=now))
+    numbers = [(event.connection, event.data[0]) for event in bob.seen(QuicDatagramReceived)]
+    assert numbers == [(0, first), (1, second), (0, first)]
+
+
+def test_bytes_of_one_stream_make_one_event_however_they_came() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    world.network.run_for(1.0)
+    machine = alice.machine
+    stream_id = machine.open_stream(number, bidirectional=True)
+    machine.send_stream(number, stream_id, bytes(3000), end=True, now=alice.now)
+    sent = [data for transmit in machine.datagrams_to_send() for data in transmit.datagrams]
+    assert len(sent) == 3
+    for data in sent:
+        bob.machine.receive_datagrams([data], alice.udp, now=bob.now)
+    bob.program.flush()
+    (event,) = bob.seen(StreamDataReceived)
+    assert (len(event.data), event.end) == (3000, True)
