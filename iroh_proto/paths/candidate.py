@@ -43,6 +43,7 @@ class PathState:
     __slots__ = (
         "added_at",
         "call_me_maybe_at",
+        "is_named",
         "last_got_ping",
         "last_got_tx_id",
         "last_payload",
@@ -52,6 +53,8 @@ class PathState:
 
     def __init__(self, now: float) -> None:
         self.added_at = now
+        self.is_named = False
+        """Whether the application, or discovery, said that the peer is here."""
         self.last_ping: float | None = None
         """When a ping was sent that may still be answered, or was."""
         self.last_got_ping: float | None = None
@@ -76,6 +79,12 @@ class PathState:
         pong_at = None if self.pong is None else self.pong.at
         signs = (pong_at, self.last_payload, self.call_me_maybe_at, self.last_got_ping)
         return max((sign for sign in signs if sign is not None), default=None)
+
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether nothing but pings speaks for this path, which anybody can send again."""
+        signs = (self.pong, self.last_payload, self.call_me_maybe_at)
+        return not self.is_named and all(sign is None for sign in signs)
 
     @property
     def latency(self) -> float | None:

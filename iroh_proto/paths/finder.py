@@ -6,7 +6,8 @@ asked where payload goes (:meth:`PathFinder.route`) and told what came (:meth:`P
 What each input leads to, by the rules of iroh 0.35:
 
 * payload to send: while the way is unproven, at most every 5 s: pings, then a CallMeMaybe;
-* a ping: a pong the same way; and a ping back, if it came by UDP and no address is proven;
+* a ping: a pong the same way; and a ping back, if it came by UDP and no address is proven, or
+  through another DERP server than the peer's;
 * a pong: the pinged address is proven for 6.5 s;
 * a CallMeMaybe: pings to all addresses of the peer;
 * the heartbeat, every 5 s, for each peer in use: pings and a CallMeMaybe while the way is
@@ -368,7 +369,6 @@ class PathFinder:
             return
         if known is None:
             node.last_used = now
-        node.note_disco(now)
         answer, ping_back = node.take_ping(ping.source, ping.tx_id, now)
         if answer:
             self._pinger.pong(ping, now=now)
@@ -391,7 +391,6 @@ class PathFinder:
         if node is None or search is None:
             self._stats.calls_ignored += 1
             return
-        node.note_disco(now)
         self._events.append(call)
         self._update(node, now)
         self._search(node, search, now)

@@ -8,7 +8,10 @@ A peer's way is found in one of two schemes:
   comes from.
 
 Until a peer has shown which it is, both hold: it is pinged, and what authenticates counts. What
-arrives unauthenticated changes nothing in either.
+arrives unauthenticated changes nothing in either. A peer shows disco by a pong: that answers
+one's own ping, while a ping or a CallMeMaybe could be an old one that somebody sends again. For
+the same reason a ping through another DERP server moves the peer there only when it answers one
+sent back through that server.
 
 Where payload goes:
 
@@ -105,6 +108,7 @@ class NodeState:
         "_last_full_ping",
         "_last_search",
         "_reach",
+        "_rival",
         "derp",
         "derp_url",
         "is_known",
@@ -123,7 +127,7 @@ class NodeState:
         self.node_id = node_id
         self.scheme: Scheme = "unknown"
         self.last_disco: float | None = None
-        """When a disco message of this peer last opened."""
+        """When this peer last answered a ping."""
         self.is_known = False
         """Whether the application named this peer."""
         self.is_proven = False
@@ -132,6 +136,8 @@ class NodeState:
         self.derp_url: DerpUrl | None = None
         self.derp: PathState | None = None
         self.udp = UdpPaths(reach=reach, rng=rng)
+        self._rival: tuple[DerpUrl, PathState] | None = None
+        """Another DERP server through which a ping came, until the peer answers there."""
         self.shown: PathInfo | None = None
         """What the application was last told of the route."""
         self._reach = reach
@@ -152,7 +158,7 @@ class NodeState:
             return udp.targets(best, now), None
         if best is not None:
             return (best.addr,), self.derp_url
-        if self.last_disco is not None:
+        if self.scheme == "disco":
             return (() if udp.chosen is None else (udp.chosen,)), self.derp_url
         if self._derp_is_proven(now):
             return (), self.derp_url
@@ -224,7 +230,12 @@ class NodeState:
             self.scheme, self.last_disco = "unknown", None
             self.udp.best = None
         for addr in addresses:
-            if addr not in self.udp.paths and self.udp.add(addr, now) is not None:
+            is_new = addr not in self.udp.paths
+            path = self.udp.add(addr, now)
+            if path is None:
+                continue
+            path.is_named = True
+            if is_new:
                 self._last_search = None
         if derp_url is not None:
             self._set_derp(derp_url, now)
@@ -245,7 +256,7 @@ class NodeState:
             self._set_derp(url, now)
 
     def note_disco(self, now: float) -> None:
-        """Note that a disco message of this peer opened."""
+        """Note that this peer answered a ping."""
         self.scheme = "disco"
         self.last_disco = now
 
@@ -258,8 +269,9 @@ class NodeState:
     def take_ping(self, source: Address, tx_id: bytes, now: float) -> tuple[bool, bool]:
         """Take a ping, and say whether to answer it and whether to ping back."""
         if isinstance(source, DerpAddress):
-            # An authenticated ping is trusted to move the peer to another DERP server.
-            return self._set_derp(source.url, now).note_ping(tx_id, now), False
+            derp = self._derp_path(source.url, now)
+            is_rival = derp is not self.derp
+            return derp.note_ping(tx_id, now), is_rival and derp.needs_ping(now)
         path = self.udp.add(source, now)
         if path is None:
             return True, False
@@ -272,10 +284,13 @@ class NodeState:
         """Take the pong to a ping that went to ``addr``, and say whether it counts."""
         if isinstance(addr, UdpAddress) and isinstance(source, UdpAddress):
             return self.udp.take_pong(addr, source, latency, now)
-        if isinstance(addr, DerpAddress) and isinstance(source, DerpAddress):
-            path = self._path(source)
+        if isinstance(addr, DerpAddress) and addr == source:
+            path = self._path(addr)
             if path is not None:
                 path.pong = PongRecord(latency, now)
+                if path is not self.derp:
+                    self.derp_url, self.derp = addr.url, path
+                    self._rival = self._last_search = None
                 return True
         return False
 
@@ -334,7 +349,7 @@ class NodeState:
         """Take the news that an authenticated QUIC packet of the peer came from ``source``."""
         self.last_used = now
         if isinstance(source, DerpAddress):
-            if self.last_disco is None or self.derp_url is None:
+            if self.scheme != "disco" or self.derp_url is None:
                 self._set_derp(source.url, now)
             path = self._path(source)
         else:
@@ -344,7 +359,7 @@ class NodeState:
         path.last_payload = now
         if isinstance(source, DerpAddress):
             return
-        if self.last_disco is None:
+        if self.scheme != "disco":
             self.udp.prove_by_payload(source, now)
         else:
             self.udp.extend_trust(source, now)
@@ -355,9 +370,19 @@ class NodeState:
         self._last_search = None
 
     def _path(self, addr: Address) -> PathState | None:
-        if isinstance(addr, DerpAddress):
-            return self.derp if addr.url == self.derp_url else None
-        return self.udp.paths.get(addr)
+        if not isinstance(addr, DerpAddress):
+            return self.udp.paths.get(addr)
+        if addr.url == self.derp_url:
+            return self.derp
+        return self._rival[1] if self._rival is not None and self._rival[0] == addr.url else None
+
+    def _derp_path(self, url: DerpUrl, now: float) -> PathState:
+        """Return the path through a DERP server: that of the peer, or one that may become it."""
+        if self.derp_url is None or self.derp_url == url:
+            return self._set_derp(url, now)
+        if self._rival is None or self._rival[0] != url:
+            self._rival = (url, PathState(now))
+        return self._rival[1]
 
     def _derp_is_proven(self, now: float) -> bool:
         """Say whether authenticated payload came through the DERP server within the trust time."""
@@ -368,7 +393,7 @@ class NodeState:
     def _set_derp(self, url: DerpUrl, now: float) -> PathState:
         if self.derp is None or self.derp_url != url:
             self.derp_url, self.derp = url, PathState(now)
-            self._last_search = None
+            self._rival = self._last_search = None
         return self.derp
 
     def _pings(self, now: float) -> list[Address]:

@@ -75,7 +75,7 @@ class UdpPaths:
         """Return the addresses that get copies while none is better than another."""
         addresses = self.usable()
         if len(addresses) > DIAL_ADDRESSES_LIMIT:
-            addresses.sort(key=lambda addr: self.paths[addr].added_at, reverse=True)
+            addresses.sort(key=self._promise, reverse=True)
         return tuple(addresses[:DIAL_ADDRESSES_LIMIT])
 
     def latency_of(self, addr: UdpAddress) -> float | None:
@@ -102,7 +102,7 @@ class UdpPaths:
             self.best, self.challenger = challenger, None
         if self.best is None:
             self._adopt_candidate(now)
-        if self.chosen is not None and not self._is_usable(self.chosen):
+        if self.chosen is not None and not self._is_choosable(self.chosen):
             self.chosen = None
         if self.chosen is None and self.best is None:
             self._choose()
@@ -123,11 +123,12 @@ class UdpPaths:
         """Take the pong to a ping that went to ``addr``, and say whether it proves anything.
 
         A node with several addresses may answer from another than the one pinged. It still is
-        the ping that got there, but the answer has to come from an address known before.
+        the ping that got there, but the answer has to come from an address known before. Of that
+        one it proves nothing: whoever sees a pong can send it on from anywhere.
         """
         if source not in self.paths or addr not in self.paths:
             return False
-        self.paths[source].pong = PongRecord(latency, now)
+        self.paths[addr].pong = PongRecord(latency, now)
         best = self.best
         if best is None or not best.is_valid(now):
             self.best = BestAddress(addr, latency, now)
@@ -229,11 +230,24 @@ class UdpPaths:
         best = None if self.best is None else self.best.addr
         return [addr for addr in self.paths if addr not in (best, self.chosen)]
 
-    def _worth(self, addr: UdpAddress) -> tuple[bool, float]:
-        """Return the order in which paths are kept: never alive first to go, then by age."""
+    def _worth(self, addr: UdpAddress) -> tuple[bool, bool, float]:
+        """Return the order in which paths are kept.
+
+        First to go are those that only pings speak for, or somebody could replace all others by
+        sending one ping again and again; then those that were never alive, then by age.
+        """
         path = self.paths[addr]
         alive = path.last_alive
-        return (alive is not None, path.added_at if alive is None else alive)
+        return (
+            not path.is_hearsay,
+            alive is not None,
+            path.added_at if alive is None else alive,
+        )
+
+    def _promise(self, addr: UdpAddress) -> tuple[bool, float]:
+        """Return the order in which addresses are tried, the best last."""
+        path = self.paths[addr]
+        return (not path.is_hearsay, path.added_at)
 
     def _adopt_candidate(self, now: float) -> None:
         """Go back to a path whose proof still holds, the fastest; IPv6 if two are alike."""
@@ -247,8 +261,18 @@ class UdpPaths:
             latency, _, addr, proven_at = min(usable)
             self.best = BestAddress(addr, latency, proven_at)
 
-    def _choose(self) -> None:
+    def _is_choosable(self, addr: UdpAddress) -> bool:
+        if not self._is_usable(addr):
+            return False
+        return not self.paths[addr].is_hearsay or addr in self._choosable()
+
+    def _choosable(self) -> list[UdpAddress]:
+        """Return the usable addresses that more than pings speak for, or all if there is none."""
         addresses = self.usable()
+        return [addr for addr in addresses if not self.paths[addr].is_hearsay] or addresses
+
+    def _choose(self) -> None:
+        addresses = self._choosable()
         if addresses:
             self.chosen = self._rng.choice(addresses)
 

@@ -36,6 +36,7 @@ class Peer:
         self.addr = addr
         self.firewall = firewall
         self.opened: set[UdpAddress] = set()
+        self.met: set[NodeId] = set()
         self.finder = PathFinder(secret_key=self.secret, rng=random.Random(name))
         self.events: list[tuple[float, FinderEvent]] = []
         self.payloads: list[tuple[float, Address]] = []
@@ -174,6 +175,9 @@ class World:
             target.payloads.append((self.now, packet.source))
             if isinstance(packet.source, DerpAddress):
                 target.finder.note_derp_payload(packet.source, now=self.now)
+            if packet.sender.id not in target.met and target.finder.stats.nodes:
+                target.met.add(packet.sender.id)
+                target.finder.adopt(packet.source, packet.sender.id, "disco", now=self.now)
             target.finder.confirm(packet.sender.id, packet.source, now=self.now)
         target.flush()
 

@@ -154,7 +154,7 @@ def test_a_pong_from_another_known_address_proves_the_one_that_was_pinged() -> N
     assert paths.take_pong(FIRST, SECOND, 0.1, 1.0)
     assert paths.best is not None
     assert paths.best.addr == FIRST
-    assert paths.paths[SECOND].latency == 0.1
+    assert (paths.paths[FIRST].latency, paths.paths[SECOND].latency) == (0.1, None)
 
 
 def test_an_outdated_best_address_makes_way_for_any_proof() -> None:
