@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -12,9 +13,17 @@ import pytest
 
 from tests.interop import packages
 from tests.interop.island import island
-from tests.interop.real_peer import RealPeer, real_peer
+from tests.interop.real_peer import SCRIPTS, RealPeer, real_peer
 
 StartPeer: TypeAlias = Callable[..., AbstractAsyncContextManager[RealPeer]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _releases() -> None:
+    """Install what is missing before the first test moves to a network without the index."""
+    for version in SCRIPTS:
+        with contextlib.suppress(packages.PeerUnavailableError):
+            packages.installed(version)
 
 
 @pytest.fixture(autouse=True)

@@ -21,15 +21,27 @@ class PeerUnavailableError(Exception):
     """A release cannot be installed here; the text says why."""
 
 
-@cache
 def installed(version: str) -> Path:
     """Return the folder to put on ``PYTHONPATH`` for a release, installing it if it is not there.
 
+    It is tried once; what came of it holds for the rest of the run.
+
     :raises PeerUnavailableError: if it cannot be installed.
     """
+    outcome = _try_to_install(version)
+    if isinstance(outcome, PeerUnavailableError):
+        raise outcome
+    return outcome
+
+
+@cache
+def _try_to_install(version: str) -> Path | PeerUnavailableError:
     folder = cache_folder() / f"iroh-{version}"
-    if not folder.exists():
-        _install(version, folder)
+    try:
+        if not folder.exists():
+            _install(version, folder)
+    except PeerUnavailableError as error:
+        return error
     return folder
 
 
