@@ -323,6 +323,14 @@ class TestGenerations:
             assert [type(event) for event in events(connection)] == [ClientAdmitted]
             assert list(connection.received_packets()) == [BOB.public]
 
+    @pytest.mark.parametrize("way", ["v3", "v3 on the old path", "v3 websocket"])
+    def test_more_than_a_handshake_may_hold_may_follow_it_in_one_piece(self, way: str) -> None:
+        connection, peer = started(), Peer(way, ALICE)
+        packet = peer.packet_to(BOB.public, bytes(HANDSHAKE_BYTES_LIMIT // 4))
+        connection.receive_data(peer.request + peer.begin() + packet * 8, now=0.0)
+        assert [type(event) for event in events(connection)] == [ClientAdmitted]
+        assert len(connection.received_packets()[BOB.public]) == 2 * 8
+
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("frame", [Ping(b"12345678"), NotePreferred(True)])
     def test_another_first_frame_than_the_handshakes_is_a_fault(
