@@ -133,11 +133,13 @@ def splices() -> st.SearchStrategy[Splice]:
 
 
 def mutated(data: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Return bytes that were good before a few changes were made to them."""
+    """Return bytes that were good before a few changes were made, and differ from them."""
 
-    def change(original: bytes, changes: Sequence[Splice]) -> bytes:
+    def change(original: bytes, changes: Sequence[Splice]) -> tuple[bytes, bytes]:
+        changed = original
         for splice in changes:
-            original = splice.apply(original)
-        return original
+            changed = splice.apply(changed)
+        return original, changed
 
-    return st.builds(change, data, st.lists(splices(), min_size=1, max_size=3))
+    pairs = st.builds(change, data, st.lists(splices(), min_size=1, max_size=3))
+    return pairs.filter(lambda pair: pair[0] != pair[1]).map(lambda pair: pair[1])
