@@ -23,9 +23,9 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import DIALECTS, Dialect, ServerHandshake
@@ -41,6 +41,12 @@ from iroh_proto.derp.frames import (
 from iroh_proto.derp.pages import Page, refusal
 from iroh_proto.derp.reception import Admission, receive_request
 from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.server_events import (
+    ClientAdmitted,
+    ConnectionLost,
+    ConnectionStats,
+    DerpServerConnectionEvent,
+)
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
@@ -60,50 +66,6 @@ stranger may not make the server buffer more."""
 LISTEN_TIMEOUT = 0.3
 """Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
 than this, one round trip, is served on ``/relay`` only."""
-
-
-@dataclass(slots=True)
-class ConnectionStats:
-    """Counts since the start, of one connection or of many.
-
-    :ivar requests_answered: requests answered by a page, or refused.
-    :ivar clients_admitted: clients that have proven their key.
-    :ivar faults: connections that the other side's bytes or silence ended.
-    :ivar packets_returned: packets that clients sent to themselves.
-    :ivar packets_dropped: packets dropped because their reader is slow, oldest first.
-    :ivar controls_dropped: pongs and notices dropped because their reader is slow.
-    :ivar frames_ignored: frames that decode but are no business of a server.
-    """
-
-    requests_answered: int = 0
-    clients_admitted: int = 0
-    faults: int = 0
-    packets_returned: int = 0
-    packets_dropped: int = 0
-    controls_dropped: int = 0
-    frames_ignored: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientAdmitted:
-    """The client has proven to be ``node_id``. From now on it sends and gets packets."""
-
-    node_id: NodeId
-    dialect: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLost:
-    """The last event: send what is left to send, then close.
-
-    ``error`` is ``None`` when all is as it should be: a page was answered, the client left, or
-    the server closed.
-    """
-
-    error: RemoteProtocolError | None
-
-
-DerpServerConnectionEvent: TypeAlias = ClientAdmitted | ConnectionLost
 
 
 class _State(Enum):

@@ -29,9 +29,11 @@ from iroh_proto.derp.server import (
     HANDSHAKE_TIMEOUT,
     LISTEN_TIMEOUT,
     REQUEST_TIMEOUT,
+    DerpServerConnection,
+)
+from iroh_proto.derp.server_events import (
     ClientAdmitted,
     ConnectionLost,
-    DerpServerConnection,
     DerpServerConnectionEvent,
 )
 from iroh_proto.derp.server_liveness import PING_JITTER

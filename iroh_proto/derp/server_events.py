@@ -1,0 +1,53 @@
+"""What a connection of a DERP server has to say to its owner, and what it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from iroh_proto.errors import RemoteProtocolError
+from iroh_proto.key import NodeId
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """Counts since the start, of one connection or of many.
+
+    :ivar requests_answered: requests answered by a page, or refused.
+    :ivar clients_admitted: clients that have proven their key.
+    :ivar faults: connections that the other side's bytes or silence ended.
+    :ivar packets_returned: packets that clients sent to themselves.
+    :ivar packets_dropped: packets dropped because their reader is slow, oldest first.
+    :ivar controls_dropped: pongs and notices dropped because their reader is slow.
+    :ivar frames_ignored: frames that decode but are no business of a server.
+    """
+
+    requests_answered: int = 0
+    clients_admitted: int = 0
+    faults: int = 0
+    packets_returned: int = 0
+    packets_dropped: int = 0
+    controls_dropped: int = 0
+    frames_ignored: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientAdmitted:
+    """The client has proven to be ``node_id``. From now on it sends and gets packets."""
+
+    node_id: NodeId
+    dialect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLost:
+    """The last event: send what is left to send, then close.
+
+    ``error`` is ``None`` when all is as it should be: a page was answered, the client left, or
+    the server closed.
+    """
+
+    error: RemoteProtocolError | None
+
+
+DerpServerConnectionEvent: TypeAlias = ClientAdmitted | ConnectionLost
