@@ -26,13 +26,6 @@ from iroh_proto.paths.candidate import (
 )
 from iroh_proto.paths.select import TRUST_TIME, BestAddress, is_better
 
-PAYLOAD_TRUST_LIMIT = 16.5
-"""Seconds after the last pong up to which payload keeps a proof alive.
-
-Payload that arrives says nothing of what is sent. After three heartbeats without any pong it
-must be that only the way here works.
-"""
-
 DIAL_ADDRESSES_LIMIT = 32
 """UDP addresses that get a copy of each datagram while nothing is known of a peer."""
 
@@ -192,13 +185,8 @@ class UdpPaths:
 
     def extend_trust(self, addr: UdpAddress, now: float) -> None:
         """Take payload from a peer that answers pings: it keeps the best address proven."""
-        best, path = self.best, self.paths.get(addr)
-        if best is None or best.addr != addr or path is None:
-            return
-        limit = (now if path.pong is None else path.pong.at) + PAYLOAD_TRUST_LIMIT
-        if now < limit:
-            best.confirm(now)
-            best.trust_until = min(best.trust_until, limit)
+        if self.best is not None and self.best.addr == addr:
+            self.best.extend(now)
 
     def prune(self, now: float) -> None:
         """Let paths go that have long shown no sign of life, beyond a number of them."""

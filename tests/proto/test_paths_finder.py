@@ -355,6 +355,18 @@ def test_a_network_change_takes_all_proofs_back() -> None:
     assert alice.kind(bob) == "direct"
 
 
+def test_after_a_network_change_old_addresses_are_told_to_nobody() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, derp=True)
+    alice.finder.network_changed(now=world.now)
+    alice.send(bob)
+    world.run(0.15)
+    assert not any(isinstance(event, CallMeMaybeReceived) for _, event in bob.events)
+    world.run(0.15)
+    assert any(isinstance(event, CallMeMaybeReceived) for _, event in bob.events)
+
+
 def test_one_is_no_peer_of_oneself() -> None:
     world = World()
     alice, _ = world.pair()

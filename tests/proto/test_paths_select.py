@@ -18,7 +18,14 @@ from iroh_proto.paths.candidate import (
     Reachability,
     is_candidate,
 )
-from iroh_proto.paths.select import SWITCH_GAIN, TRUST_TIME, BestAddress, PathInfo, is_better
+from iroh_proto.paths.select import (
+    PAYLOAD_TRUST_LIMIT,
+    SWITCH_GAIN,
+    TRUST_TIME,
+    BestAddress,
+    PathInfo,
+    is_better,
+)
 from iroh_proto.paths.state import CALLS_BURST, CALLS_INTERVAL, NodeState
 from iroh_proto.paths.udp_paths import DIAL_ADDRESSES_LIMIT, UdpPaths
 
@@ -100,6 +107,25 @@ def test_the_latency_follows_the_pongs() -> None:
     unknown = BestAddress(FIRST, None, 0.0)
     unknown.confirm(1.0, 0.5)
     assert unknown.latency == 0.5
+
+
+def test_payload_keeps_a_proof_alive_but_not_without_end() -> None:
+    best = BestAddress(FIRST, 0.1, 10.0)
+    best.extend(14.0)
+    assert best.trust_until == 14.0 + TRUST_TIME
+    best.extend(10.0 + PAYLOAD_TRUST_LIMIT - 1.0)
+    assert best.trust_until == 10.0 + PAYLOAD_TRUST_LIMIT
+    best.extend(10.0 + PAYLOAD_TRUST_LIMIT)
+    assert not best.is_valid(10.0 + PAYLOAD_TRUST_LIMIT)
+    best.confirm(30.0, 0.1)
+    best.extend(40.0)
+    assert best.is_valid(46.0)
+
+
+def test_payload_alone_keeps_a_proof_alive_that_was_no_pong() -> None:
+    best = BestAddress(FIRST, None, 10.0)
+    best.extend(100.0)
+    assert best.is_valid(106.0)
 
 
 def test_an_older_proof_takes_nothing_away() -> None:
@@ -389,7 +415,8 @@ def test_a_call_without_the_best_address_takes_its_proof_back() -> None:
     node = make_node(FIRST, SECOND)
     node.note_disco(0.0)
     node.take_pong(FIRST, FIRST, 0.1, 0.0)
-    node.note_ping_sent(SECOND, 0.0)
+    node.search(0.5)
+    node.note_ping_sent(SECOND, 0.5)
     search = node.take_call_me_maybe([SECOND], 1.0)
     node.settle(1.0)
     assert search is not None
