@@ -20,14 +20,8 @@ from typing import TypeAlias, assert_never
 
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.router import DerpRouter, RouterStats
-from iroh_proto.derp.server import (
-    DerpServerConnection,
-)
-from iroh_proto.derp.server_events import (
-    ClientAdmitted,
-    ConnectionLost,
-    ConnectionStats,
-)
+from iroh_proto.derp.server import DerpServerConnection
+from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, ConnectionStats
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested

@@ -9,7 +9,8 @@ import pytest
 from iroh_proto.address import DerpUrl, UdpAddress
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.events import ConnectionLost, DerpConnected, PongReceived
-from iroh_proto.derp.server import ClientAdmitted, DerpServerConnection
+from iroh_proto.derp.server import DerpServerConnection
+from iroh_proto.derp.server_events import ClientAdmitted
 from iroh_proto.key import SecretKey
 from iroh_proto.stun.probe import StunAddressFound, StunProbe, StunProbeTimedOut
 from iroh_proto.stun.server import StunServer
