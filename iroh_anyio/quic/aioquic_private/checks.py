@@ -9,6 +9,7 @@ from aioquic import tls
 from aioquic.quic import connection as _connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
@@ -29,6 +30,7 @@ _METHODS: dict[type, dict[str, tuple[str, ...]]] = {
         "_get_or_create_stream_for_send": ("self", "stream_id"),
         "_handle_crypto_frame": ("self", "context", "frame_type", "buf"),
         "_initialize": ("self", "peer_cid"),
+        "_write_application": ("self", "builder", "network_path", "now"),
         "_write_connection_limits": ("self", "builder", "space"),
         "_write_stream_limits": ("self", "builder", "space", "stream"),
         "_on_connection_limit_delivery": ("self", "delivery", "limit"),
@@ -63,7 +65,10 @@ _CONNECTION_ATTRIBUTES = (
     "_configuration",
     "_crypto_buffers",
     "_crypto_streams",
+    "_cryptos",
     "_datagrams_pending",
+    "_handshake_confirmed",
+    "_handshake_done_pending",
     "_host_cids",
     "_local_max_data",
     "_local_max_streams_bidi",
@@ -73,13 +78,21 @@ _CONNECTION_ATTRIBUTES = (
     "_max_datagram_size",
     "_network_paths",
     "_peer_cid",
+    "_ping_pending",
+    "_probe_pending",
     "_quic_logger",
+    "_remote_max_data",
+    "_remote_max_data_used",
     "_remote_max_datagram_frame_size",
+    "_retire_connection_ids",
     "_spaces",
+    "_spin_bit",
     "_state",
     "_streams",
     "_streams_blocked_bidi",
+    "_streams_blocked_pending",
     "_streams_blocked_uni",
+    "_streams_queue",
 )
 
 _RECOVERY_ATTRIBUTES = (
@@ -93,6 +106,18 @@ _RECOVERY_ATTRIBUTES = (
     "_rtt_smoothed",
     "_rtt_variance",
 )
+
+
+_BUILDER_ATTRIBUTES = (
+    "_datagram_init",
+    "_datagrams",
+    "_flight_bytes",
+    "_packet_number",
+    "_packets",
+    "_total_bytes",
+)
+
+_SENDER_ATTRIBUTES = ("_buffer", "_buffer_fin", "_buffer_start", "_buffer_stop", "_pending")
 
 
 def check_private_names() -> None:
@@ -112,8 +137,12 @@ def check_private_names() -> None:
     _require(tls.Context(is_client=True), "Context", _CONTEXT_ATTRIBUTES)
     _require(connection, "QuicConnection", _CONNECTION_ATTRIBUTES)
     _require(connection._loss, "QuicPacketRecovery", _RECOVERY_ATTRIBUTES)
-    _require(stream.sender, "QuicStreamSender", ("_buffer_start", "_buffer_stop"))
+    _require(stream.sender, "QuicStreamSender", _SENDER_ATTRIBUTES)
     _require(stream.receiver, "QuicStreamReceiver", ("_ranges",))
+    builder = QuicPacketBuilder(
+        host_cid=b"", peer_cid=b"", version=1, is_client=True, max_datagram_size=1200
+    )
+    _require(builder, "QuicPacketBuilder", _BUILDER_ATTRIBUTES)
     _require(QuicPacketSpace(), "QuicPacketSpace", ("largest_received_packet",))
 
 

@@ -21,6 +21,7 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
@@ -29,6 +30,7 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
+from iroh_anyio.quic.aioquic_private.bulk import Burst, find_burst, has_control
 from iroh_anyio.quic.aioquic_private.context import Extension, HookedContext
 from iroh_anyio.quic.aioquic_private.limits import StreamLimit, WidePacer, WindowLimit
 from iroh_anyio.quic.pieces import PieceSet
@@ -305,32 +307,69 @@ class HookedConnection(QuicConnection):
         if len(self._crypto_streams[context.epoch].receiver._ranges) > CRYPTO_PIECES_LIMIT:
             raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
 
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+    def _write_application(
+        self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
+    ) -> None:
+        burst = None
+        if self._handshake_confirmed and self._quic_logger is None:
+            burst = find_burst(self)
+        if burst is not None:
+            if self._has_due_limit() or has_control(self, now):
+                self._write_control(burst, builder, network_path, now)
+            burst.write(builder, now)
+        super()._write_application(builder, network_path, now)
+
+    def _write_control(
+        self, burst: Burst, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
+    ) -> None:
+        """Have aioquic write all that is due but the bytes of the burst."""
+        burst.sender.buffer_is_empty = True
+        try:
+            super()._write_application(builder, network_path, now)
+        finally:
+            burst.sender.buffer_is_empty = False
+
+    def _has_due_limit(self) -> bool:
         self.bidi_limit.settle()
         self.uni_limit.settle()
-        for limit in (self.data_limit, self.bidi_limit, self.uni_limit):
+        return (
+            self.data_limit.is_due
+            or self.bidi_limit.is_due
+            or self.uni_limit.is_due
+            or any(map(_is_limit_due, self._streams.values()))
+        )
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        for limit in (self.bidi_limit, self.uni_limit):
+            if limit.value != limit.granted:
+                limit.settle()
             if limit.granted - limit.sent >= limit.step:
-                buffer = builder.start_frame(
-                    limit.frame_type,
-                    capacity=_connection.CONNECTION_LIMIT_FRAME_CAPACITY,
-                    handler=self._on_connection_limit_delivery,
-                    handler_args=(limit,),
+                self._write_limit(builder, limit)
+        if self.data_limit.is_due:
+            self._write_limit(builder, self.data_limit)
+
+    def _write_limit(self, builder: QuicPacketBuilder, limit: WindowLimit) -> None:
+        buffer = builder.start_frame(
+            limit.frame_type,
+            capacity=_connection.CONNECTION_LIMIT_FRAME_CAPACITY,
+            handler=self._on_connection_limit_delivery,
+            handler_args=(limit,),
+        )
+        buffer.push_uint_var(limit.granted)
+        limit.sent = limit.granted
+        if self._quic_logger is not None and builder.quic_logger_frames is not None:
+            builder.quic_logger_frames.append(
+                self._quic_logger.encode_connection_limit_frame(
+                    frame_type=limit.frame_type, maximum=limit.granted
                 )
-                buffer.push_uint_var(limit.granted)
-                limit.sent = limit.granted
-                if self._quic_logger is not None and builder.quic_logger_frames is not None:
-                    builder.quic_logger_frames.append(
-                        self._quic_logger.encode_connection_limit_frame(
-                            frame_type=limit.frame_type, maximum=limit.granted
-                        )
-                    )
+            )
 
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
-        limit, stream_id = stream.max_stream_data_local, stream.stream_id
-        if stream.max_stream_data_local_sent == limit or stream.receiver.is_finished:
+        if not _is_limit_due(stream):
             return
+        limit, stream_id = stream.max_stream_data_local, stream.stream_id
         buffer = builder.start_frame(
             QuicFrameType.MAX_STREAM_DATA,
             capacity=_connection.MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -345,6 +384,13 @@ class HookedConnection(QuicConnection):
             builder.quic_logger_frames.append(
                 self._quic_logger.encode_max_stream_data_frame(maximum=limit, stream_id=stream_id)
             )
+
+
+def _is_limit_due(stream: QuicStream) -> bool:
+    return (
+        stream.max_stream_data_local_sent != stream.max_stream_data_local
+        and not stream.receiver.is_finished
+    )
 
 
 def _as_ranges(pieces: PieceSet) -> RangeSet:
