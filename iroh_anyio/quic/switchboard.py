@@ -274,7 +274,7 @@ class Switchboard:
             return
         sources = list(conn.sources)
         conn.sources.clear()
-        if conn.keys != [conn.node_id] or conn in self._dials:
+        if conn in self._half_open or conn in self._dials:
             self._settle_in(conn, sources[0], now)
         for source in sources:
             self._magicsock.confirm(conn.node_id, source, now=now)
