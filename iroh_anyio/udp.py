@@ -354,7 +354,8 @@ def bind_sockets(addrs: Iterable[UdpAddress], *, offload: bool = True) -> list[U
                 sockets.append(UdpSocket(addr, offload=offload))
             except OSError as error:
                 if not addr.is_ipv6:
-                    raise OSError(error.errno, f"cannot bind UDP {addr}: {error}") from error
+                    why = error.strerror or str(error)
+                    raise OSError(error.errno, f"cannot bind UDP {addr}: {why}") from error
                 logger.info("going on without UDP %s: %s", addr, error)
                 last_error = error
         if not sockets and last_error is not None:
