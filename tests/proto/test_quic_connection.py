@@ -8,7 +8,7 @@ import pytest
 
 from iroh_anyio.quic import aioquic_private
 from iroh_anyio.quic.aioquic_private import checks
-from iroh_anyio.quic.aioquic_private.limits import PACER_BURST
+from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BURST, WidePacer
 from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
 from iroh_anyio.quic.options import EndpointOptions
@@ -286,7 +286,17 @@ def test_a_burst_may_be_as_long_as_the_pacers_bucket() -> None:
     stream_id = streams.open(bidirectional=False)
     streams.send(stream_id, bytes(1_000_000), end=True)
     pair.run_for(2.0)
-    assert pair.client.connection._quic._loss._pacer.bucket_max >= PACER_BURST
+    pacer = pair.client.connection._quic._loss._pacer
+    assert pacer.packet_time is not None
+    assert pacer.bucket_max >= min(PACER_BURST, BURST_PACKETS_LIMIT * pacer.packet_time)
+    assert pacer.bucket_max > 16 * pacer.packet_time
+
+
+def test_a_burst_is_bounded_however_fast_the_path() -> None:
+    pacer = WidePacer(max_datagram_size=1200)
+    pacer.update_rate(congestion_window=100_000_000, smoothed_rtt=0.001)
+    assert pacer.packet_time is not None
+    assert pacer.bucket_max == pytest.approx(BURST_PACKETS_LIMIT * pacer.packet_time)
 
 
 def test_a_path_of_another_nature_is_measured_anew() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from aioquic.tls import Epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -345,6 +346,60 @@ def test_no_byte_is_lost_to_loss(seed: int, loss: float) -> None:
     pair.is_lost = lambda from_client, index: rng.random() < loss
     data = rng.randbytes(30_000)
     assert received(pair.server, pour(pair, data)) == data
+
+
+def test_a_long_stream_crosses_a_change_of_keys() -> None:
+    pair = QuicPair().establish()
+    data = random.Random(8).randbytes(400_000)
+    client = pair.client.connection
+    stream_id = streams_of(pair.client).open(bidirectional=False)
+    streams_of(pair.client).send(stream_id, data, end=True)
+    phases = set()
+    for _ in range(3):
+        pair.run_for(0.05)
+        phases.add(client._quic._cryptos[Epoch.ONE_RTT].key_phase)
+        client._quic.request_key_update()
+    pair.run_for(5.0)
+    assert received(pair.server, stream_id) == data
+    assert phases == {0, 1}
+
+
+@pytest.mark.parametrize("offset", [2**29 - 100_000, 2**30 - 100_000, 2**40])
+def test_a_stream_goes_on_beyond_where_its_offsets_grow_wider(offset: int) -> None:
+    pair = QuicPair().establish()
+    stream_id = streams_of(pair.client).open(bidirectional=False)
+    streams_of(pair.client).send(stream_id, b"x", end=False)
+    pair.run_for(0.5)
+    sending = pair.client.connection._quic._streams[stream_id]
+    receiving = pair.server.connection._quic._streams[stream_id]
+    sending.sender._buffer_start = sending.sender._buffer_stop = offset
+    sending.sender.highest_offset = offset
+    receiving.receiver._buffer_start = receiving.receiver.highest_offset = offset
+    sending.max_stream_data_remote = receiving.max_stream_data_local = offset + 1_000_000
+    data = random.Random(9).randbytes(300_000)
+    streams_of(pair.client).send(stream_id, data, end=True)
+    pair.run_for(5.0)
+    assert received(pair.server, stream_id) == b"x" + data
+    assert has_ended(pair.server, stream_id)
+
+
+def test_control_frames_are_not_held_up_by_a_burst() -> None:
+    options = EndpointOptions(stream_window=60_000, send_buffer=200_000)
+    pair = QuicPair(client=options, server=options).establish()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    up, down = client.open(bidirectional=False), server.open(bidirectional=False)
+    taken = 0
+    for _ in range(100):
+        client.send(up, bytes(client.room(up)), end=False)
+        server.send(down, bytes(server.room(down)), end=False)
+        pair.run_for(0.02)
+        for table, side, stream_id in ((client, pair.client, down), (server, pair.server, up)):
+            arrived = len(received(side, stream_id))
+            side.events.clear()
+            table.consume(stream_id, arrived)
+            taken += arrived if side is pair.client else 0
+    # Many windows: so what the client had to say about them got through its own bytes.
+    assert taken > 10 * options.stream_window
 
 
 def test_a_peer_that_tears_a_stream_to_pieces_is_cut_off() -> None:
