@@ -50,6 +50,13 @@ DATAGRAM_OVERHEAD = 1 + 2 + 16 + 1 + 2
 """Bytes of a packet around a QUIC datagram besides the connection id: first byte, packet number,
 authentication tag, frame type, length."""
 
+UNACKNOWLEDGED_LIMIT = 256
+"""Packets without an acknowledgement, of some 500 bytes each, before one is asked for by a PING.
+A peer that only sends is sent nothing but acknowledgements, which it never acknowledges."""
+
+KEEP_ALIVES_PER_IDLE = 3
+"""Keep-alives that fit the idle time-out at least, so that one or two may get lost."""
+
 INTERNAL_ERROR = 1
 """The QUIC transport error code for trouble of one's own (RFC 9000, section 20.1)."""
 
@@ -224,6 +231,7 @@ class NodeConnection:
         self._routes[quic.host_cid] = self
         self.reason = None
         self._close_packets = []
+        self._repeat_close = False
         self.dial(now)
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
@@ -269,6 +277,8 @@ class NodeConnection:
             self._repeat_close = False
             self.packets_sent += len(self._close_packets)
             return self._close_packets
+        if self._quic.unacknowledged > UNACKNOWLEDGED_LIMIT and not self._quic.bytes_in_flight:
+            self._ping()
         try:
             datagrams = [data for data, _ in self._quic.datagrams_to_send(now)]
             timer = self._quic.get_timer()
@@ -414,8 +424,7 @@ class NodeConnection:
         self.parameters = peer_parameters(quic.received_extensions)
         if self.parameters.max_udp_payload_size is not None:
             quic.reduce_datagram_size(self.parameters.max_udp_payload_size)
-        if self._keep_alive_interval is not None:
-            self._keep_alive_at = now + self._keep_alive_interval
+        self._begin_keep_alive(now)
         self._streams = StreamTable(
             quic=quic,
             number=self.number,
@@ -431,6 +440,15 @@ class NodeConnection:
                 incoming=self.incoming,
             )
         )
+
+    def _begin_keep_alive(self, now: float) -> None:
+        if self._keep_alive_interval is None or self.parameters is None:
+            return
+        idle = earliest(self._options.idle_timeout, self.parameters.idle_timeout)
+        if idle is not None:
+            interval = min(self._keep_alive_interval, idle / KEEP_ALIVES_PER_IDLE)
+            self._keep_alive_interval = interval
+        self._keep_alive_at = now + self._keep_alive_interval
 
     def _note_end(self) -> None:
         event = self._quic.close_event

@@ -416,6 +416,6 @@ def test_a_peer_that_tears_a_stream_to_pieces_is_cut_off() -> None:
         sender.buffer_is_empty = False
     pair.run_for(2.0)
     assert pair.server.connection.reason is not None
-    assert pair.server.connection.reason.text == "too many separate pieces"
+    assert pair.server.connection.reason.text == "too much to keep"
     assert pair.client.connection.reason is not None
     assert pair.client.connection.reason.code == 0x3

@@ -298,6 +298,7 @@ def test_released_peers_announce_whether_they_punch_in_quic(vectors_path: Path) 
         parameters = peer_parameters([(10, b""), (0x39, encode_parameters(announced))])
         assert parameters.punches_in_quic is punches
         assert parameters.max_udp_payload_size == 1472
+        assert parameters.idle_timeout == 30.0
 
 
 def test_certificate_types_are_those_of_released_peers(vectors_path: Path) -> None:
