@@ -32,9 +32,6 @@ class Packet:
         self.datagrams = datagrams
         self.origin = origin
 
-    def __repr__(self) -> str:
-        return f"Packet({self.source} -> {self.destination}, {len(self.datagrams)})"
-
 
 class Link:
     """The cable between something and its network. All settings may be changed at any time.

@@ -258,3 +258,19 @@ def test_one_who_gave_up_asks_a_host_without_power_no_more() -> None:
     tcp.client.stop()
     tcp.network.run_for(GIVE_UP_TIME + LONGEST_RETRANSMISSION_TIME)
     assert tcp.network.clock.next_time is None
+
+
+def test_nothing_arrives_before_the_connection_stands() -> None:
+    class Eager(Talker):
+        def accept_tcp(self, tcp_id: int, *, now: float) -> None:
+            self.write(tcp_id, b"welcome")
+
+    for seed in range(20):
+        network = make_network(seed)
+        client = talk(network.add_host("client", ip="192.0.2.1", latency=0.01))
+        client.host.link.jitter = 0.1
+        network.add_host("server", ip=SERVER_IP).run(lambda rng: Eager(), tcp_ports=[80])
+        client.give(lambda talker, now: talker.dial(1, SERVER_IP))
+        network.run_for(1)
+        kinds = [record.value[0] for record in client.events if isinstance(record.value, tuple)]
+        assert kinds == ["complete", "data"]

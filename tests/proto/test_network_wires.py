@@ -43,9 +43,10 @@ def test_datagrams_to_nobody_are_counted() -> None:
     network.add_host("far", ip=SERVER_IP)
     say(near, UdpAddress("192.0.2.99", 1), b"no such address")
     say(near, SERVER, b"no such port")
-    say(near, UdpAddress("2001:db8::1", 1), b"no such family")
+    say(near, UdpAddress("2001:db8::1", 1), b"no such socket")
+    say(talk(near.host, UdpAddress("::", 6)), UdpAddress("2001:db8::1", 1), b"no such interface")
     network.run_for(1)
-    assert (network.stats.sent, network.stats.unroutable, network.stats.unheard) == (3, 2, 1)
+    assert (network.stats.sent, network.stats.unroutable, network.stats.unheard) == (4, 3, 1)
 
 
 def test_loss_jitter_reordering_and_duplication_are_drawn_from_the_seed() -> None:
@@ -303,3 +304,19 @@ def test_a_bare_host_has_no_wires() -> None:
         bare.flush()  # TCP this time
     with pytest.raises(NotImplementedError):
         bare.send_data(b"")
+
+
+def test_an_application_may_answer_an_event_with_a_command() -> None:
+    network = make_network()
+    near = talk(network.add_host("near", ip="192.0.2.1", latency=0.1))
+    far = network.add_host("far", ip=SERVER_IP)
+
+    def echo(event: object) -> None:
+        if isinstance(event, Heard):
+            assert isinstance(event.addr, UdpAddress)
+            program.machine.say(event.addr, event.data)
+
+    program = far.run(lambda rng: Talker(), udp=[SERVER], on_event=echo)
+    say(near, SERVER, b"echo")
+    network.run_for(1)
+    assert heard(near) == [(0.2, b"echo")]
