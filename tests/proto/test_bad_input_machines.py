@@ -28,6 +28,15 @@ from iroh_proto.paths.node_map import STRANGERS_LIMIT
 from iroh_proto.testing.snapshot import retained_bytes, snapshot
 from tests.proto.endpoint_world import ALPN, UNIX_TIME, Node
 from tests.proto.hostile_bytes import bend, golden_bytes, initials, noise
+from tests.proto.hostile_quic import (
+    CRYPTO_FRAME,
+    FRAME_TYPES,
+    crypto_frame,
+    forge,
+    frame_body,
+    packet_types,
+    stranger_initial,
+)
 from tests.proto.hostile_world import MALLORY, HostileWorld, Overheard, arrive, sealed_ping
 
 GOLDEN = golden_bytes()
@@ -313,7 +322,7 @@ def test_half_open_handshakes_are_bounded_and_an_honest_client_comes_in() -> Non
     honest = world.node("honest")
     world.connect(honest, bob.addr())
     assert world.talk(honest, 0, bob)
-    world.network.run_for(options.handshake_timeout)
+    world.network.run_for(options.handshake_timeout + 3.0)
     assert board._half_open == set()
     assert bob.machine.stats.handshakes_expired == options.retry_threshold
 
@@ -368,3 +377,69 @@ def test_connections_that_stand_are_not_half_open_however_they_came() -> None:
     assert bob.machine._board._half_open == set()
     assert bob.machine.stats.retries_sent == 0
     assert {info.scheme for info in bob.machine.magicsock.remote_infos()} == {"disco"}
+
+
+def test_handshakes_that_fail_at_once_are_bounded_like_those_that_never_end() -> None:
+    world = HostileWorld()
+    bob = world.node("bob")
+    world.network.run_for(1.0)
+    world.is_lost = lambda one: one.destination.ip.startswith("10.")
+    nonsense = crypto_frame(0, bytes(900))
+    for number in range(500):
+        arrive(bob, stranger(number), stranger_initial(CRYPTO_FRAME, nonsense, number=number))
+    stats, limit = bob.machine.stats, bob.machine.options.retry_threshold
+    assert (stats.handshakes_begun, stats.handshakes_failed) == (limit, limit)
+    assert stats.retries_sent == 500 - limit
+    assert len(bob.machine._board) == limit
+    honest = world.node("honest")
+    world.connect(honest, bob.addr())
+    world.network.run_for(3.0)
+    assert len(bob.machine._board) == 1
+
+
+def test_one_packet_of_a_stranger_takes_little_memory_wherever_it_says_it_belongs() -> None:
+    world = HostileWorld()
+    bob = world.node("bob")
+    world.network.run_for(1.0)
+    world.is_lost = lambda one: one.destination.ip.startswith("10.")
+    count = 20
+    before = retained_bytes(bob.machine)
+    for number in range(count):
+        body = crypto_frame(500_000, bytes(900))
+        arrive(bob, stranger(number), stranger_initial(CRYPTO_FRAME, body, number=number))
+    assert retained_bytes(bob.machine) - before < count * 200 * 1024
+
+
+@pytest.mark.parametrize("stage", ["first", "handshake", "established", "busy"])
+@pytest.mark.parametrize("hostile_side", ["client", "server"])
+def test_frames_that_nobody_sends_end_a_connection_at_most(stage: str, hostile_side: str) -> None:
+    for seed in range(12):
+        rng = random.Random(f"{stage} {hostile_side} {seed}")
+        world = HostileWorld(seed=seed)
+        options = EndpointOptions(identity="x509" if seed % 2 else "raw")
+        alice, bob = world.node("alice", options=options), world.node("bob")
+        carol = world.node("carol")
+        world.network.run_for(1.0)
+        steps = {"first": 0.015, "handshake": 0.025, "established": 0.5, "busy": 0.5}
+        alice.dial(bob.addr())
+        world.network.run_for(steps[stage])
+        hostile, victim = (alice, bob) if hostile_side == "client" else (bob, alice)
+        conns = list(hostile.machine._board._connections.values())
+        if stage == "busy" and conns:
+            for node in (alice, bob):
+                for event in node.established():
+                    node.send(event.connection, bytes(30_000))
+        for _ in range(rng.randrange(5, 40)):
+            for conn in conns:
+                quic = conn._quic
+                if not packet_types(quic):
+                    continue
+                kind = rng.choice(packet_types(quic))
+                datagrams = forge(quic, kind, rng.choice(FRAME_TYPES), frame_body(rng))
+                arrive(victim, hostile.udp, *datagrams)
+            world.network.run_for(rng.choice((0.0, 0.0, 0.01, 0.5)))
+        assert victim.machine.stats.quic_failures == 0
+        number = world.connect(carol, victim.addr())
+        assert world.talk(carol, number, victim)
+        world.network.run_for(60.0)
+        assert len(victim.machine._board._half_open) == 0

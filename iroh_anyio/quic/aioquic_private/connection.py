@@ -311,11 +311,16 @@ class HookedConnection(QuicConnection):
     def _handle_crypto_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
-        super()._handle_crypto_frame(context, frame_type, buf)
         receiver = self._crypto_streams[context.epoch].receiver
+        # Before aioquic makes room for it, up to 512 KiB for one packet of a stranger.
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if end - receiver.starting_offset() > TLS_MESSAGE_LIMIT:
+            raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
+        super()._handle_crypto_frame(context, frame_type, buf)
         if (
             len(receiver._ranges) > CRYPTO_PIECES_LIMIT
-            or receiver.highest_offset - receiver.starting_offset() > TLS_MESSAGE_LIMIT
             or len(self.tls._receive_buffer) > TLS_MESSAGE_LIMIT
         ):
             raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
