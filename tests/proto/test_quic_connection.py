@@ -178,6 +178,19 @@ def test_new_connection_ids_are_routed_before_the_peer_knows_them() -> None:
         assert known
 
 
+def test_retired_connection_ids_are_routed_no_more() -> None:
+    pair = QuicPair().establish()
+    before = set(pair.server.routes)
+    pair.client.connection._quic.change_connection_id()
+    pair.run_for(0.5)
+    after = set(pair.server.routes)
+    assert len(before - after) == 1
+    assert len(after) == len(before)
+    pair.client.connection.close(0, "")
+    pair.run_for(0.5)
+    assert pair.server.connection.reason is not None
+
+
 # Loss
 
 

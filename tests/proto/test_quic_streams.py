@@ -269,6 +269,36 @@ def test_what_is_sent_to_a_peer_that_stopped_is_dropped() -> None:
     assert received(pair.server, stream_id) == b"x"
 
 
+def test_a_stopped_stream_that_is_forgotten_still_takes_and_drops_bytes() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, b"x", end=False)
+    pair.run_for(0.5)
+    server.stop(stream_id, 9)
+    pair.run_for(0.5)
+    assert len(client) == 0
+    assert client.room(stream_id) == SMALL.send_buffer
+    client.send(stream_id, bytes(5_000), end=True)
+    client.reset(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.client.connection.reason is None
+
+
+def test_an_end_that_the_peer_no_longer_wants_is_reported_as_stopped() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, bytes(9_000), end=True)  # more than the window
+    pair.run_for(0.5)
+    server.stop(stream_id, 4)
+    pair.run_for(0.5)
+    assert pair.client.seen(SendingStopped) == [
+        SendingStopped(connection=7, stream_id=stream_id, code=4)
+    ]
+    assert pair.client.seen(StreamDelivered) == []
+
+
 def test_data_under_way_when_we_stopped_is_not_delivered() -> None:
     pair = small_pair()
     client, server = streams_of(pair.client), streams_of(pair.server)
