@@ -171,6 +171,20 @@ def test_empty_streams_count_until_their_end_was_read() -> None:
     assert len(pair.server.seen(StreamOpened)) == 6
 
 
+def test_an_end_that_comes_after_all_was_read_needs_no_reading() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, b"x", end=False)
+    pair.run_for(0.5)
+    server.consume(stream_id, 1)
+    client.send(stream_id, b"", end=True)
+    pair.run_for(0.5)
+    assert has_ended(pair.server, stream_id)
+    assert len(server) == 0
+    assert server.consume(stream_id, 0) is False
+
+
 def test_a_stream_is_not_done_while_our_side_of_it_is_open() -> None:
     pair = small_pair()
     client, server = streams_of(pair.client), streams_of(pair.server)
