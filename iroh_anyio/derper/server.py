@@ -169,7 +169,8 @@ def _bind_stun(ips: Sequence[str], port: int) -> list[UdpSocket]:
             sockets.append(UdpSocket(UdpAddress(ip, port), offload=False))
         except OSError as error:
             if not sockets:
-                logger.warning("UDP port %d is taken, running without STUN: %s", port, error)
+                why = error.strerror or error
+                logger.warning("UDP port %d is taken, running without STUN: %s", port, why)
                 break
             logger.info("no STUN on %s: %s", ip, error)
         else:
