@@ -4,12 +4,12 @@ States::
 
     idle -> upgrading -> [listening] -> handshaking -> connected -> over
 
-``listening`` is for servers of unknown generation: one that sends its key first speaks v2, one
-that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpClient.start`, and when the
-connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
+``listening`` is for servers of unknown generation on ``/derp``: one that sends its key first speaks
+v2, one that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpClient.start`, and
+when the connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
 
-What keeps a connection alive, by dialect: on v3 the client pings after 15 s of silence and wants
-the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on both.
+What keeps a connection alive, by dialect: from v3 on the client pings after 15 s of silence and
+wants the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on all.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs``, v0.35.0
 ``iroh/src/magicsock/relay_actor.rs`` and ``iroh-relay/src/ping_tracker.rs``.
@@ -26,7 +26,9 @@ from typing import Literal, TypeAlias
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach, first_approach, next_approach
 from iroh_proto.derp.codec import FrameCodec
+from iroh_proto.derp.datagram_frames import RecvDatagram, RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect
+from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpClientEvent,
@@ -40,6 +42,7 @@ from iroh_proto.derp.events import (
 )
 from iroh_proto.derp.frames import (
     PING_SIZE,
+    RECOVERED,
     Frame,
     Health,
     KeepAlive,
@@ -48,6 +51,7 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    Status,
     pack_datagrams,
     packed_size,
     split_datagrams,
@@ -106,7 +110,11 @@ class DerpClient:
         self._configured = dialect
         self._approach = approach or first_approach(url, dialect)
         self._upgrade = ClientUpgrade(
-            url=url, path=self._approach.path, form=self._approach.form, rng=rng
+            url=url,
+            path=self._approach.path,
+            form=self._approach.form,
+            rng=rng,
+            subprotocols=self._approach.subprotocols,
         )
         self._state: _State = "idle"
         self._dialect: Dialect | None = None
@@ -191,7 +199,7 @@ class DerpClient:
         """Say whether this server is the home; it is told as soon as it can be."""
         self._time.advance(now)
         if preferred != self._is_preferred and self._state == "connected":
-            self._send(NotePreferred(preferred))
+            self._tell_preference(preferred)
         self._is_preferred = preferred
 
     def ping(self, *, now: float) -> None:
@@ -297,11 +305,19 @@ class DerpClient:
         return trailing
 
     def _begin(self, now: float) -> None:
-        if self._approach.dialect is None:
+        wanted = self._approach.dialect
+        chosen = self._upgrade.subprotocol
+        if chosen is not None:
+            self._speak(SUBPROTOCOLS[chosen], now)
+        elif self._approach.form == "websocket" and wanted in (None, "v3"):
+            self._speak("v3", now)
+        elif wanted in SUBPROTOCOLS.values():
+            self._lose("the server chose no websocket subprotocol")
+        elif wanted is None:
             self._state = "listening"
             self._listen_deadline = now + LISTEN_TIME
         else:
-            self._speak(self._approach.dialect, now)
+            self._speak(wanted, now)
 
     def _speak(self, name: str, now: float) -> None:
         """Begin the handshake of a dialect."""
@@ -326,7 +342,7 @@ class DerpClient:
         approach = self._approach._replace(dialect=name)
         self._events.append(DerpConnected(dialect=name, approach=approach))
         if self._is_preferred:
-            self._send(NotePreferred(True))
+            self._tell_preference(True)
         self._send_ping(self._tracker, now, is_strict=False)
 
     # Frames
@@ -362,23 +378,28 @@ class DerpClient:
             self._connect(self._handshake, now)
 
     def _receive_packet(self, packet: RecvPacket) -> None:
-        if packet.src not in self._heard_of:
-            if len(self._heard_of) >= HEARD_OF_LIMIT:
-                del self._heard_of[next(iter(self._heard_of))]
-            self._heard_of[packet.src] = None
         datagrams = split_datagrams(packet.payload)
         if packed_size(datagrams) != len(packet.payload):
             self._stats.payloads_cut_short += 1
+        self._receive_datagrams(packet.src, datagrams)
+
+    def _receive_datagrams(self, src: NodeId, datagrams: list[bytes]) -> None:
+        if src not in self._heard_of:
+            if len(self._heard_of) >= HEARD_OF_LIMIT:
+                del self._heard_of[next(iter(self._heard_of))]
+            self._heard_of[src] = None
         if not datagrams:
             return
         self._stats.datagrams_received += len(datagrams)
         if len(self._received) >= RECEIVED_LIMIT:
             self._received.popleft()
             self._stats.payloads_dropped += 1
-        self._received.append(ReceivedDatagrams(packet.src, datagrams))
+        self._received.append(ReceivedDatagrams(src, datagrams))
 
     def _receive_other(self, tracker: PingTracker, frame: Frame, now: float) -> None:
         match frame:
+            case RecvDatagram() | RecvDatagramBatch():
+                self._receive_datagrams(frame.src, frame.datagrams())
             case KeepAlive():
                 pass
             case Ping():
@@ -392,6 +413,9 @@ class DerpClient:
                 self._heard_of.pop(frame.node_id, None)
                 self._events.append(PeerGone(node_id=frame.node_id))
             case Health():
+                problem = "" if frame.problem == RECOVERED else frame.problem
+                self._events.append(HealthReported(problem=problem))
+            case Status():
                 self._events.append(HealthReported(problem=frame.problem))
             case Restarting():
                 self._events.append(
@@ -415,6 +439,10 @@ class DerpClient:
         tracker.note_ping(data, is_strict=is_strict, now=now)
         self._send(Ping(data))
 
+    def _tell_preference(self, preferred: bool) -> None:
+        if self._dialect is not None and self._dialect.tells_preference:
+            self._send(NotePreferred(preferred))
+
     def _is_too_fast(self, payload: bytes, now: float) -> bool:
         if self._bucket is None or self._bucket.take(KEY_SIZE + len(payload), now=now):
             return False
@@ -437,8 +465,8 @@ class DerpClient:
 
     def _guess(self) -> Approach | None:
         """Return how to go on with a server that was silent at first and then disappointed."""
-        was_a_guess = self._approach.dialect is None and self._dialect is DIALECTS["v3"]
-        if not was_a_guess or self._has_ponged:
+        was_a_guess = self._approach.dialect is None and self._approach.form == "framed"
+        if not was_a_guess or self._dialect is not DIALECTS["v3"] or self._has_ponged:
             return None
         return self._approach._replace(dialect="v2")
 

@@ -169,7 +169,7 @@ class DerpServerConnection:
         if (session := self._admitted()) is None:
             return
         pieces = session.codec.encode_relayed(parts)
-        packets = len(parts) // 2 if len(pieces) == 1 else 1
+        packets = len(parts) // 2 if session.form == "framed" else 1
         for piece in pieces:
             self._stats.packets_dropped += self._queue.push_packets(piece, packets)
 
@@ -316,6 +316,8 @@ class DerpServerConnection:
         try:
             node_id = handshake.receive(frame)
         except DecodeError as error:
+            for frame in handshake.reject():
+                self._send(codec.encode(frame))
             self._fail(str(error))
             return
         for answer in handshake.accept():
@@ -415,11 +417,12 @@ class DerpServerConnection:
 class _Session:
     """What speaks with the client behind the HTTP upgrade."""
 
-    __slots__ = ("codec", "dialect", "handshake")
+    __slots__ = ("codec", "dialect", "form", "handshake")
 
     def __init__(
         self, dialect: Dialect, form: Form, secret_key: SecretKey, rng: random.Random
     ) -> None:
         self.dialect = dialect
+        self.form = form
         self.codec: FrameCodec = dialect.server_codec(form)
         self.handshake: ServerHandshake = dialect.server_handshake(secret_key=secret_key, rng=rng)

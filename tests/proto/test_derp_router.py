@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.derp.codec import HEADER, FrameCodec
+from iroh_proto.derp.codec import FrameCodec
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.frames import (
+    HEADER,
     PACKET_LIMIT,
     Frame,
     NotePreferred,

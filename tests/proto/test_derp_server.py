@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.derp.codec import HEADER
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
+    HEADER,
     Frame,
     Health,
     KeepAlive,

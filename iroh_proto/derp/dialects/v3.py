@@ -145,6 +145,10 @@ class V3ServerHandshake:
         """Return nothing: silence lets the client in."""
         return ()
 
+    def reject(self) -> Sequence[Frame]:
+        """Return nothing: upstream closes without a word."""
+        return ()
+
     def refuse(self, reason: str) -> Sequence[Frame]:
         """Return a Health frame with the reason (upstream's is ``not authenticated``)."""
         return (Health(reason),)
@@ -156,6 +160,7 @@ class V3Dialect:
     name = "v3"
     forms: frozenset[Form] = frozenset({"framed", "websocket"})
     server_speaks_first = False
+    tells_preference = True
     keep_alive_interval: float | None = None
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
