@@ -9,7 +9,6 @@ import os
 import random
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Self
@@ -27,25 +26,13 @@ from iroh_anyio.errors import (
     EndpointClosed,
     connect_error,
 )
-from iroh_anyio.link import Link
 from iroh_anyio.log_files import LogFiles
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
-from iroh_anyio.quic.events import (
-    CloseReason,
-    ConnectionClosed,
-    ConnectionEstablished,
-    EndpointEvent,
-    QuicDatagramReceived,
-    SendingStopped,
-    StreamDataReceived,
-    StreamDelivered,
-    StreamOpened,
-    StreamReset,
-    StreamSendable,
-)
+from iroh_anyio.quic.events import CloseReason, EndpointEvent, EndpointStats
 from iroh_anyio.quic.options import AcceptFilter, EndpointOptions
 from iroh_anyio.service import Service
 from iroh_anyio.signals import Signal
+from iroh_anyio.table import ConnectionTable
 from iroh_anyio.tcp import TcpDialer
 from iroh_anyio.udp import UdpSocket, UdpStats, bind_sockets
 from iroh_proto.address import DerpUrl, NodeAddr, UdpAddress
@@ -57,7 +44,6 @@ from iroh_proto.magicsock import (
     DnsRequested,
     HomeDerpChanged,
     InterfacesRequested,
-    PathChanged,
     RemoteInfo,
 )
 
@@ -69,14 +55,14 @@ CONNECT_TIMEOUT = 30.0
 NODE_ADDR_TIMEOUT = 5.0
 """Seconds :meth:`MagicEndpoint.node_addr` waits: a DERP server out of reach must not block it."""
 
-ACCEPT_BACKLOG = 256
-"""Established connections kept until the application accepts them; more are closed."""
-
 WATCH_INTERVAL = 5.0
 """Seconds between looks at the interfaces and for a sleep of the machine; each takes 0.3 ms."""
 
-BACKLOG_FULL_CODE = 0
-BACKLOG_FULL_REASON = "too many connections wait to be accepted"
+
+CLOSED = CloseReason(kind="local", code=0, text="", by_peer=False)
+FAILED = CloseReason(
+    kind="transport", code=1, text="the endpoint was stopped by a defect", by_peer=False
+)
 
 
 class _Unset(enum.Enum):
@@ -112,23 +98,10 @@ class MagicEndpoint(Service):
         self._tcp = dialer
         self._driver: Driver[EndpointEvent] = Driver(machine, [self._udp, dialer], self._on_event)
         self._is_running = False
-        self._connections: dict[int, Connection] = {}
-        self._by_node: dict[NodeId, set[Connection]] = {}
-        self._dials: dict[int, _Dial] = {}
-        self._incoming: deque[Connection] = deque()
-        self._arrived = Signal()
+        self._table = ConnectionTable(machine, self._driver)
         self._addr_changed = Signal()
         self._handlers: dict[type, Callable[[Any], None]] = {
-            StreamDataReceived: self._on_data,
-            StreamSendable: self._on_sendable,
-            StreamDelivered: self._on_delivered,
-            StreamOpened: self._on_opened,
-            StreamReset: self._on_reset,
-            SendingStopped: self._on_stopped,
-            QuicDatagramReceived: self._on_datagram,
-            ConnectionEstablished: self._on_established,
-            ConnectionClosed: self._on_closed,
-            PathChanged: self._on_path,
+            **self._table.handlers,
             DirectAddressesChanged: self._on_addr_changed,
             HomeDerpChanged: self._on_addr_changed,
             InterfacesRequested: self._on_interfaces_requested,
@@ -222,6 +195,11 @@ class MagicEndpoint(Service):
         return self._machine
 
     @property
+    def stats(self) -> EndpointStats:
+        """Counts of packets and handshakes, and of what was dropped."""
+        return self._machine.stats
+
+    @property
     def home_derp(self) -> DerpUrl | None:
         """The DERP server at which it can be met, once there is one."""
         return self._machine.magicsock.home_derp
@@ -283,30 +261,26 @@ class MagicEndpoint(Service):
         await checkpoint()
         self._check_running()
         addr = addr if isinstance(addr, NodeAddr) else NodeAddr(addr)
-        node_id, machine, driver = addr.node_id, self._machine, self._driver
         try:
-            number = machine.connect(addr, alpn=alpn, now=driver.now())
+            dial = self._table.dial(addr, alpn=alpn)
         except LocalProtocolError as error:
-            raise ConnectionFailed(str(error), node_id) from error
-        dial = self._dials[number] = _Dial()
+            raise ConnectionFailed(str(error), addr.node_id) from error
+        given_up = True
         try:
-            driver.flush()
             with anyio.move_on_after(math.inf if timeout is None else timeout):
                 await dial.answered.wait()
+            given_up = dial.connection is None
         finally:
-            del self._dials[number]
-            if dial.connection is None and dial.reason is None and self._is_running:
-                machine.close_connection(number, 0, "", now=driver.now())
-                driver.flush()
+            self._table.end_dial(dial, give_up=given_up and self._is_running)
         if dial.connection is not None:
             return dial.connection
         self._check_running()
         if dial.reason is not None:
-            raise connect_error(node_id, alpn, dial.reason)
+            raise connect_error(addr.node_id, alpn, dial.reason)
         raise ConnectTimeout(
-            f"node {node_id.fmt_short()} did not answer within {timeout:g} s: check that it is "
-            "online, and give a DERP URL or a direct address where it can be met",
-            node_id,
+            f"node {addr.node_id.fmt_short()} did not answer within {timeout:g} s: check that it "
+            "is online, and give a DERP URL or a direct address where it can be met",
+            addr.node_id,
         )
 
     async def accept(self) -> Connection:
@@ -315,10 +289,11 @@ class MagicEndpoint(Service):
         :raises EndpointClosed: if the endpoint is not running, or is closed meanwhile.
         """
         await checkpoint()
-        while not self._incoming:
+        while True:
             self._check_running()
-            await self._arrived.wait()
-        return self._incoming.popleft()
+            if self._table.incoming:
+                return self._table.incoming.popleft()
+            await self._table.arrived.wait()
 
     def __aiter__(self) -> Self:
         return self
@@ -345,29 +320,28 @@ class MagicEndpoint(Service):
                 task_status.started()
         finally:
             self._is_running = False
-            self._forget_all(CloseReason(kind="local", code=0, text="", by_peer=False))
+            self._table.close_all(CLOSED if self._stopping else FAILED)
+            self._addr_changed.set()
             self._release()
 
     async def _stop(self) -> None:
         self._machine.close(now=self._driver.now())
         self._driver.flush()
         self._is_running = False
-        self._wake_all()
+        self._table.wake()
+        self._addr_changed.set()
         await self._tcp.wait_empty()
 
     def _release(self) -> None:
         self._udp.close()
         self._log_files.close()
 
-    def _failed(self, failure: Exception) -> None:
-        self._wake_all()
-
     async def _watch(self) -> None:
         """Notice what no packet tells: that the machine slept, or has other interfaces."""
-        sleep_watch, before = host.SleepWatch(), host.interface_ips()
+        sleep_watch, before = host.SleepWatch(), set(host.interface_ips())
         while True:
             await anyio.sleep(WATCH_INTERVAL)
-            after = host.interface_ips()
+            after = set(host.interface_ips())
             if sleep_watch.slept():
                 logger.info("the machine slept")
                 self._machine.resumed(now=self._driver.now())
@@ -392,19 +366,6 @@ class MagicEndpoint(Service):
             return False
         return bool(magicsock.local_addresses)
 
-    def _wake_all(self) -> None:
-        self._arrived.set()
-        self._addr_changed.set()
-        for dial in self._dials.values():
-            dial.answered.set()
-
-    def _forget_all(self, reason: CloseReason) -> None:
-        for connection in list(self._connections.values()):
-            connection.note_closed(reason)
-        self._connections.clear()
-        self._by_node.clear()
-        self._wake_all()
-
     # Events
 
     def _on_event(self, event: EndpointEvent) -> None:
@@ -416,88 +377,6 @@ class MagicEndpoint(Service):
                 self._observer(event)
             except Exception:
                 logger.exception("on_event raised")
-
-    def _on_established(self, event: ConnectionEstablished) -> None:
-        link = Link(self._machine, self._driver, event.connection)
-        connection = Connection(
-            link, remote_node_id=event.node_id, alpn=event.alpn, incoming=event.incoming
-        )
-        dial = self._dials.get(event.connection)
-        if not event.incoming and dial is None:
-            return  # the attempt was given up
-        if event.incoming and len(self._incoming) >= ACCEPT_BACKLOG:
-            logger.warning("closing a connection: %s", BACKLOG_FULL_REASON)
-            self._machine.close_connection(
-                event.connection, BACKLOG_FULL_CODE, BACKLOG_FULL_REASON, now=self._driver.now()
-            )
-            return
-        self._connections[event.connection] = connection
-        self._by_node.setdefault(event.node_id, set()).add(connection)
-        logger.info(
-            "connected %s node %s", "by" if event.incoming else "to", event.node_id.fmt_short()
-        )
-        if dial is not None:
-            dial.connection = connection
-            dial.answered.set()
-        else:
-            self._incoming.append(connection)
-            self._arrived.set()
-
-    def _on_closed(self, event: ConnectionClosed) -> None:
-        dial = self._dials.get(event.connection)
-        if dial is not None and dial.connection is None:
-            dial.reason = event.reason
-            dial.answered.set()
-        connection = self._connections.pop(event.connection, None)
-        if connection is None:
-            return
-        same_node = self._by_node.get(connection.remote_node_id, set())
-        same_node.discard(connection)
-        if not same_node:
-            self._by_node.pop(connection.remote_node_id, None)
-        logger.info("%r: %s %s", connection, event.reason.kind, event.reason.text)
-        connection.note_closed(event.reason)
-
-    def _on_opened(self, event: StreamOpened) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_opened(event)
-
-    def _on_data(self, event: StreamDataReceived) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_data(event)
-
-    def _on_reset(self, event: StreamReset) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_reset(event)
-
-    def _on_stopped(self, event: SendingStopped) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_stopped(event)
-
-    def _on_delivered(self, event: StreamDelivered) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_delivered(event)
-
-    def _on_sendable(self, event: StreamSendable) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_sendable(event)
-
-    def _on_datagram(self, event: QuicDatagramReceived) -> None:
-        connection = self._connections.get(event.connection)
-        if connection is not None:
-            connection.note_datagram(event)
-
-    def _on_path(self, event: PathChanged) -> None:
-        path = event.path
-        logger.info("node %s: path %s %s", event.node_id.fmt_short(), path.kind, path.addr)
-        for connection in self._by_node.get(event.node_id, ()):
-            connection.note_path(path)
 
     def _on_addr_changed(self, event: DirectAddressesChanged | HomeDerpChanged) -> None:
         logger.debug("%s", event)
@@ -514,17 +393,6 @@ class MagicEndpoint(Service):
         ips = await host.resolve(event.host)
         self._machine.complete_dns(event.request_id, ips, now=self._driver.now())
         self._driver.flush()
-
-
-class _Dial:
-    """A connect attempt that somebody waits for."""
-
-    __slots__ = ("answered", "connection", "reason")
-
-    def __init__(self) -> None:
-        self.answered = anyio.Event()
-        self.connection: Connection | None = None
-        self.reason: CloseReason | None = None
 
 
 def _listed(addresses: Iterable[UdpAddress]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -151,7 +152,8 @@ def listen(ips: Sequence[str], port: int) -> list[socket.socket]:
                 continue
             for other in listeners:
                 other.close()
-            raise OSError(error.errno, f"cannot listen on {ip} port {port}: {error}") from error
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(error.errno, f"cannot listen on {ip} port {port}: {why}") from error
         listener.setblocking(False)
         port = listener.getsockname()[1]
         listeners.append(listener)

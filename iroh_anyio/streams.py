@@ -181,6 +181,10 @@ class ReceiveStream(ByteReceiveStream):
                     if self._reset is None:
                         self._link.consume(self._stream_id, len(data))
                     return data
+                if self._ended or self._reset is not None:
+                    # A stream without bytes counts as unread, and against what the peer may
+                    # open, until somebody has looked at it.
+                    self._link.consume(self._stream_id, 0)
                 if self._ended:
                     raise anyio.EndOfStream
                 if self._reset is not None:
@@ -206,14 +210,8 @@ class ReceiveStream(ByteReceiveStream):
 
     def note_data(self, data: bytes, end: bool) -> None:
         """Take bytes that arrived."""
-        if data:
-            if not self._stopped:
-                self._chunks.append(data)
-        elif end:
-            # Nobody can read an end without bytes; the machine waits for it to be consumed.
-            self._link.machine.consume(
-                self._link.number, self._stream_id, 0, now=self._link.driver.now()
-            )
+        if data and not self._stopped:
+            self._chunks.append(data)
         if end:
             self._ended = True
         self._arrived.set()

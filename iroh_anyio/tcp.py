@@ -205,6 +205,7 @@ class _TcpConnection:
         "_tcp_id",
         "_write_ended",
         "_write_needs_read",
+        "_writer_runs",
         "blocked",
     )
 
@@ -220,6 +221,7 @@ class _TcpConnection:
         # TLS may have to write before it can read on, and the other way round.
         self._progress: anyio.Event | None = None
         self._write_needs_read = False
+        self._writer_runs = False
         self.blocked = False
         with contextlib.suppress(OSError):
             tcp_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -341,8 +343,9 @@ class _TcpConnection:
             self._socket.shutdown(socket.SHUT_WR)
 
     def _block(self) -> None:
-        if not self.blocked:
-            self.blocked = True
+        self.blocked = True
+        if not self._writer_runs:
+            self._writer_runs = True
             self._port.driver.start_soon(self._write_later)
 
     async def _write_later(self) -> None:
@@ -362,7 +365,7 @@ class _TcpConnection:
             logger.info("connection %d took no bytes for %g s", self._tcp_id, timeout)
             self.close(broken=True)
         else:
-            self.blocked = False
+            self._writer_runs = self.blocked = False
             self.write()
         self._port.driver.flush()
 

@@ -32,6 +32,9 @@ logger = logging.getLogger("iroh_anyio.udp")
 SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
+# <asm-generic/socket.h>: the same options without the system's limits, for the privileged.
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
 # <linux/in.h>, <linux/in6.h>: set "do not fragment" and ignore what the kernel believes about the
 # path, as QUIC wants (RFC 9000 section 14).
 IP_MTU_DISCOVER = 10
@@ -55,7 +58,8 @@ BACKLOG_LIMIT = 1_024
 """Datagrams kept while the kernel's buffer is full; about 1.5 MB."""
 
 KERNEL_BUFFER_SIZE = 4 * 1024 * 1024
-"""Bytes asked of the kernel for each direction; it grants what its limits allow."""
+"""Bytes asked of the kernel for each direction; it grants what its limits allow, and to the
+privileged all of it."""
 
 ADDRESS_CACHE_LIMIT = 1_024
 """Source addresses remembered in their canonical form."""
@@ -350,7 +354,8 @@ def bind_sockets(addrs: Iterable[UdpAddress], *, offload: bool = True) -> list[U
                 sockets.append(UdpSocket(addr, offload=offload))
             except OSError as error:
                 if not addr.is_ipv6:
-                    raise OSError(error.errno, f"cannot bind UDP {addr}: {error}") from error
+                    why = error.strerror or str(error)
+                    raise OSError(error.errno, f"cannot bind UDP {addr}: {why}") from error
                 logger.info("going on without UDP %s: %s", addr, error)
                 last_error = error
         if not sockets and last_error is not None:
@@ -363,9 +368,12 @@ def bind_sockets(addrs: Iterable[UdpAddress], *, offload: bool = True) -> list[U
 
 
 def _set_options(udp_socket: socket.socket, family: socket.AddressFamily) -> None:
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+    for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
         with contextlib.suppress(OSError):
             udp_socket.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_SIZE)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                udp_socket.setsockopt(socket.SOL_SOCKET, forced, KERNEL_BUFFER_SIZE)
     if family == socket.AF_INET6:
         udp_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if sys.platform == "linux":

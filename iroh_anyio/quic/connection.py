@@ -31,6 +31,7 @@ from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.parameters import PeerParameters, peer_parameters
 from iroh_anyio.quic.streams import StreamTable
 from iroh_anyio.quic.tls import NodeContext
+from iroh_anyio.quic.upkeep import Closing, KeepAlive
 from iroh_proto.address import Address
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId
@@ -49,6 +50,10 @@ CODE_LIMIT = 1 << 62
 DATAGRAM_OVERHEAD = 1 + 2 + 16 + 1 + 2
 """Bytes of a packet around a QUIC datagram besides the connection id: first byte, packet number,
 authentication tag, frame type, length."""
+
+UNACKNOWLEDGED_LIMIT = 256
+"""Packets without an acknowledgement, of some 500 bytes each, before one is asked for by a PING.
+A peer that only sends is sent nothing but acknowledgements, which it never acknowledges."""
 
 INTERNAL_ERROR = 1
 """The QUIC transport error code for trouble of one's own (RFC 9000, section 20.1)."""
@@ -74,17 +79,14 @@ class NodeConnection:
     """
 
     __slots__ = (
-        "_close_packets",
-        "_closing_heard",
+        "_closing",
         "_datagrams_dropped",
         "_events",
         "_handshake_deadline",
-        "_keep_alive_at",
-        "_keep_alive_interval",
+        "_keep_alive",
         "_options",
         "_ping_outstanding",
         "_quic",
-        "_repeat_close",
         "_routes",
         "_streams",
         "alpn",
@@ -139,13 +141,10 @@ class NodeConnection:
         self._routes = routes
         self._events = events
         self._handshake_deadline: float | None = now + options.handshake_timeout
-        self._keep_alive_at: float | None = None
-        self._keep_alive_interval = options.keep_alive_interval
+        self._keep_alive = KeepAlive(options.keep_alive_interval)
         self._ping_outstanding = False
         self._streams: StreamTable | None = None
-        self._close_packets: list[bytes] = []
-        self._closing_heard = 0
-        self._repeat_close = False
+        self._closing = Closing()
         self._datagrams_dropped = 0
         self._quic = quic
         routes[quic.host_cid] = self
@@ -223,7 +222,7 @@ class NodeConnection:
         self._quic = quic
         self._routes[quic.host_cid] = self
         self.reason = None
-        self._close_packets = []
+        self._closing = Closing()
         self.dial(now)
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
@@ -231,7 +230,7 @@ class NodeConnection:
         self.heard = False
         self.packets_received += len(datagrams)
         if self.reason is not None:
-            self._answer_with_close(len(datagrams))
+            self._closing.note_heard(len(datagrams))
             return
         quic = self._quic
         before = quic.progress
@@ -244,16 +243,15 @@ class NodeConnection:
             return
         if quic.progress > before:
             self.heard = True
-            if self._keep_alive_at is not None and self._keep_alive_interval is not None:
-                self._keep_alive_at = now + self._keep_alive_interval
+            self._keep_alive.note_heard(now)
         self._collect(now)
 
     def handle_timer(self, now: float) -> None:
         """Let deadlines expire. A flush is owed."""
         if self._handshake_deadline is not None and self._handshake_deadline <= now:
             self._expire_handshake()
-        if self._keep_alive_at is not None and self._keep_alive_at <= now:
-            self._send_keep_alive(now)
+        if self._keep_alive.expire(now):
+            self._ping()
         if self._quic.is_terminated:
             return
         try:
@@ -265,10 +263,11 @@ class NodeConnection:
 
     def flush(self, now: float) -> list[bytes]:
         """Return the datagrams to send, and bring ``deadline`` up to date."""
-        if self._repeat_close:
-            self._repeat_close = False
-            self.packets_sent += len(self._close_packets)
-            return self._close_packets
+        if repeated := self._closing.take():
+            self.packets_sent += len(repeated)
+            return repeated
+        if self._quic.unacknowledged > UNACKNOWLEDGED_LIMIT and not self._quic.bytes_in_flight:
+            self._ping()
         try:
             datagrams = [data for data, _ in self._quic.datagrams_to_send(now)]
             timer = self._quic.get_timer()
@@ -279,10 +278,9 @@ class NodeConnection:
         if self._streams is not None and self.reason is None:
             self._streams.on_progress()
         if self.reason is not None:
-            if datagrams:
-                self._close_packets = datagrams
+            self._closing.keep(datagrams)
         else:
-            timer = earliest(timer, self._keep_alive_at, self._handshake_deadline)
+            timer = earliest(timer, self._keep_alive.deadline, self._handshake_deadline)
         self.deadline = timer
         if timer is not None and timer < now + TIMER_GRANULARITY:
             self.deadline = max(now + TIMER_GRANULARITY, nextafter(now, inf))
@@ -414,8 +412,7 @@ class NodeConnection:
         self.parameters = peer_parameters(quic.received_extensions)
         if self.parameters.max_udp_payload_size is not None:
             quic.reduce_datagram_size(self.parameters.max_udp_payload_size)
-        if self._keep_alive_interval is not None:
-            self._keep_alive_at = now + self._keep_alive_interval
+        self._keep_alive.begin(now, self._options.idle_timeout, self.parameters.idle_timeout)
         self._streams = StreamTable(
             quic=quic,
             number=self.number,
@@ -439,13 +436,6 @@ class NodeConnection:
                 event, by_peer=self._quic.close_by_peer, context=self._quic.context
             )
 
-    def _answer_with_close(self, count: int) -> None:
-        """Repeat the CONNECTION_CLOSE after 1, 2, 4, 8... datagrams, unless the peer sent its."""
-        before = self._closing_heard
-        self._closing_heard = before + count
-        if self._close_packets and before.bit_length() != self._closing_heard.bit_length():
-            self._repeat_close = True
-
     def _expire_handshake(self) -> None:
         self._handshake_deadline = None
         if self.reason is not None:
@@ -457,11 +447,6 @@ class NodeConnection:
         )
         self.reason = CloseReason(kind="unreachable", code=0, text=text, by_peer=False)
         self._quic.close()
-
-    def _send_keep_alive(self, now: float) -> None:
-        assert self._keep_alive_interval is not None
-        self._keep_alive_at = now + self._keep_alive_interval
-        self._ping()
 
     def _ping(self) -> None:
         if not self._ping_outstanding:

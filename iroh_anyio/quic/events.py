@@ -82,8 +82,9 @@ class StreamDataReceived:
     """The next bytes of a stream; ``end`` says that none follow.
 
     The host owes a :meth:`~EndpointMachine.consume` for them once the application has read
-    them; for an end without bytes one with a count of 0. The peer may not open further streams
-    before.
+    them. For an end without bytes, on a stream that nothing was called on before, it owes one with
+    a count of 0 when the application has taken the stream: until then it counts as one of those
+    the peer may have open.
     """
 
     connection: int

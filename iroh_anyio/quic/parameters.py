@@ -14,6 +14,7 @@ from aioquic.tls import ExtensionType
 from iroh_anyio.quic.aioquic_private import Extension
 from iroh_proto.wire import decode_quic_varint
 
+MAX_IDLE_TIMEOUT = 0x01
 MAX_UDP_PAYLOAD_SIZE = 0x03
 INITIAL_MAX_PATH_ID = 0x3E
 """QUIC multipath; iroh announces it from 0.96 on, with the release that dropped disco."""
@@ -26,10 +27,12 @@ N0_NAT_TRAVERSAL = 0x3D7F91120401
 class PeerParameters:
     """What a peer announced.
 
-    ``max_udp_payload_size`` is in bytes, ``None`` if not limited. ``punches_in_quic`` says that
-    the peer finds direct paths by QUIC itself (iroh 0.96 and later) and answers no disco ping.
+    ``idle_timeout`` is in seconds and ``max_udp_payload_size`` in bytes, ``None`` if not limited.
+    ``punches_in_quic`` says that the peer finds direct paths by QUIC itself (iroh 0.96 and later)
+    and answers no disco ping.
     """
 
+    idle_timeout: float | None
     max_udp_payload_size: int | None
     punches_in_quic: bool
 
@@ -48,8 +51,13 @@ def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
                 size, position = decode_quic_varint(data, position)
                 found[identifier] = data[position : position + size]
                 position += size
-    limit = found.get(MAX_UDP_PAYLOAD_SIZE)
     return PeerParameters(
-        max_udp_payload_size=None if limit is None else decode_quic_varint(limit)[0],
+        idle_timeout=(_number(found, MAX_IDLE_TIMEOUT) or 0) / 1000 or None,
+        max_udp_payload_size=_number(found, MAX_UDP_PAYLOAD_SIZE),
         punches_in_quic=INITIAL_MAX_PATH_ID in found or N0_NAT_TRAVERSAL in found,
     )
+
+
+def _number(found: dict[int, bytes], identifier: int) -> int | None:
+    data = found.get(identifier)
+    return None if data is None else decode_quic_varint(data)[0]

@@ -219,9 +219,12 @@ class StreamTable:
             if end:
                 self._close_receiving(stream_id, stream)
             return
+        self._queue_data(stream_id, data, end)
         if end:
             stream.receiving = _Side.ENDED
-        self._queue_data(stream_id, data, end)
+            # Whoever has read all the bytes of a stream need not look for its end.
+            if stream.touched and stream.consumed == stream.delivered:
+                self._close_receiving(stream_id, stream)
 
     def on_reset(self, stream_id: int, code: int) -> None:
         """Pass on that the peer gave up sending."""

@@ -265,7 +265,6 @@ class Switchboard:
     def _discard(self, conn: NodeConnection) -> None:
         """Forget a handshake that never was one: nothing of it could be read."""
         self.stats.dropped_malformed += conn.packets_received
-        self._half_open.discard(conn)
         self._remove(conn)
 
     def _note_sources(self, conn: NodeConnection, now: float) -> None:
@@ -274,7 +273,7 @@ class Switchboard:
             return
         sources = list(conn.sources)
         conn.sources.clear()
-        if conn.keys != [conn.node_id] or conn in self._dials:
+        if conn in self._half_open or conn in self._dials:
             self._settle_in(conn, sources[0], now)
         for source in sources:
             self._magicsock.confirm(conn.node_id, source, now=now)
@@ -307,7 +306,6 @@ class Switchboard:
             self._touched[conn] = None
             return
         conn.is_reported = True
-        self._half_open.discard(conn)
         self._dials.pop(conn, None)
         self.stats.quic_failures += conn.failures
         self._leave_node(conn)
@@ -346,6 +344,7 @@ class Switchboard:
 
     def _remove(self, conn: NodeConnection) -> None:
         conn.forget_routes()
+        self._half_open.discard(conn)  # a failed one counts until then: it takes room as well
         self._timers.cancel(conn)
         self._touched.pop(conn, None)
         self._connections.pop(conn.number, None)

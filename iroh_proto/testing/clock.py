@@ -72,8 +72,8 @@ class VirtualClock:
         when, _, appointment = heapq.heappop(self._heap)
         self.now = when
         action, appointment.action = appointment.action, None
-        if action is not None:
-            action()
+        assert action is not None
+        action()
         return True
 
     def run_for(self, seconds: float) -> None:

@@ -111,15 +111,13 @@ class Program(Hosted[MachineT]):
         cast(_Listener, self.machine).accept_tcp(tcp_id, now=self.clock.now)
         self.flush()
 
-    def complete_tcp(self, tcp_id: int, end: TcpEnd | None, error: str | None = None) -> bool:
-        """Tell the machine of a connection it wanted, and say whether it still did."""
-        if not self.is_running or self._pending_tcp.pop(tcp_id, None) is None:
-            return False
+    def complete_tcp(self, tcp_id: int, end: TcpEnd | None, error: str | None = None) -> None:
+        """Tell the machine of a connection that it waits for."""
+        del self._pending_tcp[tcp_id]
         if end is not None:
             self._tcp[tcp_id] = end
         cast(TcpUser, self.machine).complete_tcp(tcp_id, error=error, now=self.clock.now)
         self.flush()
-        return True
 
     def wants_tcp(self, tcp_id: int) -> bool:
         """Say whether the machine waits for a connection."""

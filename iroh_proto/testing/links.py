@@ -32,9 +32,6 @@ class Packet:
         self.datagrams = datagrams
         self.origin = origin
 
-    def __repr__(self) -> str:
-        return f"Packet({self.source} -> {self.destination}, {len(self.datagrams)})"
-
 
 class Link:
     """The cable between something and its network. All settings may be changed at any time.
@@ -77,8 +74,6 @@ class Link:
 
     def cross(self) -> list[float]:
         """Return the seconds that each copy of one datagram takes; none if it gets lost."""
-        if not self.is_up:
-            return []
         if self.is_ideal:
             return [self.latency]
         rng = self._rng

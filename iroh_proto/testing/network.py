@@ -255,19 +255,22 @@ class _Attempt:
             self._join(found[0], route, back)
 
     def _join(self, server: AnyProgram, route: Route, back: float) -> None:
-        near = TcpEnd(self._program, self._request.tcp_id, route)
+        clock = self._network.clock
+        completion = clock.now + back
+        near = TcpEnd(self._program, self._request.tcp_id, route, not_before=clock.now)
 
         def make_far_end(program: AnyProgram, tcp_id: int) -> TcpEnd:
-            far = TcpEnd(program, tcp_id, route)
+            far = TcpEnd(program, tcp_id, route, not_before=completion)
             far.peer, near.peer = near, far
             return far
 
         def complete() -> None:
-            if not (self._is_wanted() and self._program.complete_tcp(near.tcp_id, near)):
+            if self._is_wanted():
+                self._program.complete_tcp(near.tcp_id, near)
+            else:
                 near.close()
 
-        # The answer to the SYN is ahead of whatever the server writes.
-        self._network.clock.call_later(back, complete)
+        clock.call_at(completion, complete)
         server.accept_tcp(make_far_end)
 
     def _fail(self, error: str) -> None:

@@ -51,14 +51,14 @@ class Call:
 
     __slots__ = ("args", "is_timeless", "name", "options")
 
-    def __init__(self, name: str, *args: object, **options: object) -> None:
+    def __init__(self, name: str, /, *args: object, **options: object) -> None:
         self.name = name
         self.args = args
         self.options = options
         self.is_timeless = False
 
     @classmethod
-    def timeless(cls, name: str, *args: object, **options: object) -> Call:
+    def timeless(cls, name: str, /, *args: object, **options: object) -> Call:
         """Return a call of a method that takes no ``now``."""
         call = cls(name, *args, **options)
         call.is_timeless = True

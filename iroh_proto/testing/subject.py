@@ -131,8 +131,7 @@ class Subject(Generic[MachineT]):
         """Make a machine for a script and begin its run."""
         machine = self.factory(random.Random(script.seed))
         run = Run(machine, start=script.start, context=self.context())
-        if run.has("handle_timer"):
-            run.give(HANDLE_TIMER)
+        run.give(HANDLE_TIMER)
         return run
 
     def script_of(self, script: Script[MachineT]) -> list[Operation[MachineT]]:

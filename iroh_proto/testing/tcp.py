@@ -27,11 +27,16 @@ GIVE_UP_TIME = 60.0
 
 
 class TcpEnd:
-    """One end of a connection. A chunk of ``None`` is the end of the stream."""
+    """One end of a connection. A chunk of ``None`` is the end of the stream.
+
+    :param not_before: when the peer has the connection; nothing arrives there earlier.
+    """
 
     peer: TcpEnd
 
-    def __init__(self, program: AnyProgram, tcp_id: int, route: Route) -> None:
+    def __init__(
+        self, program: AnyProgram, tcp_id: int, route: Route, *, not_before: float
+    ) -> None:
         self.program = program
         self.tcp_id = tcp_id
         self.in_flight = 0
@@ -39,7 +44,7 @@ class TcpEnd:
         self.vanished = False
         self._route = route
         self._waiting: deque[bytes | None] = deque()
-        self._last_arrival = 0.0
+        self._last_arrival = not_before
         self._attempts_since: float | None = None
         self._pause = RETRANSMISSION_TIME
 
@@ -55,9 +60,8 @@ class TcpEnd:
 
     def close(self) -> None:
         """Send what was written, then the end. Nothing is received any more."""
-        if self.is_open:
-            self.is_open = False
-            self._put(None)
+        self.is_open = False
+        self._put(None)
 
     def vanish(self) -> None:
         """Be gone without a word, as when the power is cut."""

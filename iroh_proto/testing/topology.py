@@ -14,9 +14,6 @@ from iroh_proto.testing.clock import VirtualClock
 from iroh_proto.testing.links import Link, Packet, crossings
 from iroh_proto.testing.nat import Nat, NatKind
 
-# Routers that a packet passes at most; more of them are a loop.
-HOPS_LIMIT = 16
-
 
 @dataclass(slots=True)
 class NetworkStats:
@@ -102,8 +99,7 @@ class Segment:
 
     def detach(self, attachment: Attachment) -> None:
         """Take an address away."""
-        if self._members.get(attachment.ip) is attachment:
-            del self._members[attachment.ip]
+        del self._members[attachment.ip]
 
     def next_hop(self, ip: str, sender: Attachment) -> Attachment | None:
         """Return who takes packets for an address here, or ``None``."""
@@ -259,7 +255,7 @@ class Route:
 def find_route(client: Attachment, ip: str) -> Route | None:
     """Return the way from an attachment to the host with an address, through NATs from inside."""
     hop, routers = client, list[tuple[Router, int]]()
-    for _ in range(HOPS_LIMIT):
+    while True:
         found = hop.segment.next_hop(ip, hop)
         if found is None:
             return None
@@ -269,7 +265,6 @@ def find_route(client: Attachment, ip: str) -> Route | None:
             return None
         routers.append((found.owner, found.owner.boots))
         hop = found.owner.outside
-    return None
 
 
 def is_loopback(addr: UdpAddress) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import resource
 import socket
 import ssl
+from collections.abc import Iterator
 
 import anyio
 import pytest
 from anyio.abc import ByteStream
 
+from iroh_anyio import listen
 from iroh_anyio.derper import Derper
 from iroh_anyio.udp import UdpSocket
 from iroh_proto import UdpAddress
@@ -197,3 +201,41 @@ async def test_garbage_is_answered_or_closed() -> None:
                 await read_to_end(stream)
         async with await anyio.connect_tcp("127.0.0.1", derper.port) as stream:
             assert b" 200 " in await fetch(stream, "/ping")
+
+
+async def test_a_process_out_of_descriptors_goes_on_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listen, "ACCEPT_PAUSE", 0.01)
+    async with await bind() as derper:
+        with spare_descriptors(2), caplog.at_level(logging.WARNING, "iroh_anyio.listen"):
+            clients = [socket.socket(), socket.socket()]
+            for client in clients:
+                client.connect(("127.0.0.1", derper.port))
+            await anyio.sleep(0.05)
+            assert "cannot accept for now" in caplog.text
+            for client in clients:
+                client.close()
+        async with await anyio.connect_tcp("127.0.0.1", derper.port) as stream:
+            assert b" 200 " in await fetch(stream, "/ping")
+
+
+@contextlib.contextmanager
+def spare_descriptors(count: int) -> Iterator[None]:
+    """Leave the process so many file descriptors and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = socket.socket()
+    highest = probe.fileno()
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(socket.socket())
+        for spare in taken[-count:]:
+            spare.close()
+        yield
+    finally:
+        for sock in (probe, *taken):
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

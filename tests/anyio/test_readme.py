@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.island import island
+
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -40,7 +42,8 @@ def test_program_runs_as_written(program: str, backend: str) -> None:
     if backend == "trio":
         assert "anyio.run(main)" in program
         program = program.replace("anyio.run(main)", 'anyio.run(main, backend="trio")')
-    with dev_derper(port=3340):
+    # Where it can be had, a network of its own, so that the port in the program is free.
+    with island(), dev_derper(port=3340):
         done = subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,

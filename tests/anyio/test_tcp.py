@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import anyio
 import pytest
@@ -354,3 +355,57 @@ async def test_ending_closes_connections(tls: bool, tls_contexts: Contexts) -> N
     with peer, anyio.fail_after(5):
         await anyio.wait_readable(peer)
         assert peer.recv(1) == b""
+
+
+class Turned:
+    """A socket as TLS may make it: it wants to read before it writes, and the other way round."""
+
+    def __init__(self, real: socket.socket, turns: int) -> None:
+        self.real = real
+        self.turns_to_send = self.turns_to_receive = turns
+
+    def send(self, data: bytes) -> int:
+        if self.turns_to_send:
+            self.turns_to_send -= 1
+            raise ssl.SSLWantReadError
+        return self.real.send(data)
+
+    def recv(self, size: int) -> bytes:
+        if self.turns_to_receive:
+            self.turns_to_receive -= 1
+            raise ssl.SSLWantWriteError
+        return self.real.recv(size)
+
+    def setsockopt(self, *args: int) -> None:
+        self.real.setsockopt(*args)
+
+    def shutdown(self, how: int) -> None:
+        self.real.shutdown(how)
+
+    def fileno(self) -> int:
+        return self.real.fileno()
+
+    def close(self) -> None:
+        self.real.close()
+
+
+async def test_tls_that_has_to_turn_round_loses_nothing() -> None:
+    # OpenSSL does so when a peer changes its keys, which Python gives no way to have it do.
+    near, far = socket.socketpair()
+    for end in (near, far):
+        end.setblocking(False)
+    host = Host()
+    async with running(host):
+        host.port.adopt(1, cast(socket.socket, Turned(near, 3)))
+        for number in range(5):
+            host.machine.send(1, bytes([number]) * 10)
+            host.driver.flush()
+            far.send(bytes([number]) * 7)
+            await host.wait_received(1, 7 * (number + 1))
+        with far, anyio.fail_after(5):
+            received = b""
+            while len(received) < 50:
+                await anyio.wait_readable(far)
+                received += far.recv(100)
+        assert received == b"".join(bytes([number]) * 10 for number in range(5))
+        await host.wait_ended(1)

@@ -1,4 +1,4 @@
-"""One end of the bulk transfer: ``bulk_peer.py KIND receive SIZE`` or ``... send SIZE WHERE``.
+"""One end of the bulk transfer: ``KIND receive SIZE`` or ``KIND send SIZE WHERE``.
 
 The receiver prints where it listens, then the rate in bytes per second.
 """
@@ -6,7 +6,6 @@ The receiver prints where it listens, then the rate in bytes per second.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import ssl
 import sys
@@ -16,12 +15,10 @@ import anyio
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.x509.oid import NameOID
 
 from iroh_anyio import MagicEndpoint
 from iroh_proto import NodeAddr, NodeId
+from tests.benchmarks.certificate import self_signed_certificate
 
 ALPN = "bench/0"
 CHUNK = bytes(64 * 1024)
@@ -75,7 +72,7 @@ async def send_magic(size: int, where: str) -> None:
 
 async def receive_aioquic(size: int) -> None:
     configuration = QuicConfiguration(alpn_protocols=[ALPN], is_client=False)
-    configuration.certificate, configuration.private_key = _certificate()
+    configuration.certificate, configuration.private_key = self_signed_certificate()
     finished = asyncio.Event()
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,24 +104,6 @@ async def send_aioquic(size: int, where: str) -> None:
             writer.write(CHUNK)
         writer.write_eof()
         assert await reader.read() == b"done"
-
-
-def _certificate() -> tuple[x509.Certificate, ed25519.Ed25519PrivateKey]:
-    key = ed25519.Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .sign(key, None)
-    )
-    return certificate, key
 
 
 def main() -> None:

@@ -14,13 +14,15 @@ from tests.benchmarks.timing import interleaved
 SIZE = 20 * 1024 * 1024
 ROUNDS = 5
 TIME_LIMIT = 120  # seconds for one transfer
-PEER = Path(__file__).parent / "bulk_peer.py"
+ROOT = Path(__file__).parents[2]
+PEER = [sys.executable, "-m", "tests.benchmarks.bulk_peer"]
 
 
 def transfer(kind: str) -> float:
     """Return the rate of one transfer in bytes per second."""
     receiver = subprocess.Popen(
-        [sys.executable, str(PEER), kind, "receive", str(SIZE)],
+        [*PEER, kind, "receive", str(SIZE)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -29,7 +31,8 @@ def transfer(kind: str) -> float:
         where = receiver.stdout.readline().strip()
         try:
             subprocess.run(
-                [sys.executable, str(PEER), kind, "send", str(SIZE), where],
+                [*PEER, kind, "send", str(SIZE), where],
+                cwd=ROOT,
                 check=True,
                 timeout=TIME_LIMIT,
             )

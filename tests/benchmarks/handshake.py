@@ -6,7 +6,6 @@ connection routing included.
 
 from __future__ import annotations
 
-import datetime
 import random
 import ssl
 import time
@@ -15,13 +14,11 @@ from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.x509.oid import NameOID
 
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import ConnectionEstablished
 from iroh_proto import NodeAddr, SecretKey, UdpAddress
+from tests.benchmarks.certificate import self_signed_certificate
 from tests.benchmarks.timing import interleaved
 
 ALPN = "bench/0"
@@ -100,19 +97,5 @@ def _configuration(*, is_client: bool) -> QuicConfiguration:
     configuration = QuicConfiguration(
         alpn_protocols=[ALPN], is_client=is_client, verify_mode=ssl.CERT_NONE
     )
-    key = ed25519.Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
-    configuration.private_key = key
-    configuration.certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-        .sign(key, None)
-    )
+    configuration.certificate, configuration.private_key = self_signed_certificate()
     return configuration

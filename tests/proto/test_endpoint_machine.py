@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iroh_anyio.quic import switchboard
+from iroh_anyio.quic.dial import PASSED_OVER_LIMIT
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import (
     ConnectionClosed,
@@ -191,6 +193,17 @@ def test_a_stale_address_of_another_node_does_not_spoil_a_dial(what: str) -> Non
     assert squatter.established() == []
 
 
+def test_a_dial_passes_over_so_many_wrong_nodes_and_no_more() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    squatters = [world.node(f"squatter {index}") for index in range(PASSED_OVER_LIMIT + 1)]
+    addresses = [squatter.udp for squatter in squatters]
+    number = alice.dial(NodeAddr(bob.id, direct_addresses=[*addresses, NOBODY]))
+    begun = world.network.now
+    assert world.ended(alice, number).kind == "identity"
+    assert world.network.now - begun < 5.0
+
+
 def test_what_a_wrong_node_said_is_reported_if_the_right_one_never_answers() -> None:
     world = EndpointWorld()
     alice, bob = world.two(options=EndpointOptions(handshake_timeout=3.0))
@@ -247,6 +260,16 @@ def test_a_remembered_kind_may_change() -> None:
     addr = NodeAddr(key.public, direct_addresses=[new.udp])
     number = world.connect(alice, addr)
     assert alice.machine.connection_info(number).established
+
+
+def test_not_every_peers_kind_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switchboard, "KNOWN_KINDS_LIMIT", 2)
+    world = EndpointWorld()
+    alice = world.node("alice")
+    peers = [world.node(f"peer {index}") for index in range(3)]
+    for peer in (peers[0], peers[1], peers[0], peers[2]):
+        world.connect(alice, peer.addr())
+    assert list(alice.machine._board._kinds) == [peers[0].id, peers[2].id]
 
 
 def test_nodes_without_a_kind_in_common_say_so() -> None:

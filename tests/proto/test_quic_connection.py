@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
+from aioquic.quic.logger import QuicLogger
+from aioquic.quic.rangeset import RangeSet
+from aioquic.tls import Epoch
 
 from iroh_anyio.quic import aioquic_private
 from iroh_anyio.quic.aioquic_private import checks
-from iroh_anyio.quic.aioquic_private.limits import PACER_BURST
-from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT
+from iroh_anyio.quic.aioquic_private.connection import TLS_MESSAGE_LIMIT
+from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BURST, WidePacer
+from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT, UNACKNOWLEDGED_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_proto.errors import LocalProtocolError
@@ -108,6 +113,13 @@ def test_keep_alive_of_one_side_keeps_both_alive() -> None:
     assert 50 <= len(pair.server.sent) <= 140
 
 
+def test_keep_alives_suit_the_peers_idle_time_out() -> None:
+    hasty = EndpointOptions(keep_alive_interval=None, idle_timeout=2.0)
+    pair = QuicPair(server=hasty).establish()
+    pair.run_for(20.0)
+    assert reasons(pair) == [None, None]
+
+
 def test_without_keep_alive_an_idle_connection_is_silent() -> None:
     pair = QuicPair(client=QUIET, server=QUIET).establish()
     before = len(pair.client.sent) + len(pair.server.sent)
@@ -166,6 +178,19 @@ def test_new_connection_ids_are_routed_before_the_peer_knows_them() -> None:
         assert known
 
 
+def test_retired_connection_ids_are_routed_no_more() -> None:
+    pair = QuicPair().establish()
+    before = set(pair.server.routes)
+    pair.client.connection._quic.change_connection_id()
+    pair.run_for(0.5)
+    after = set(pair.server.routes)
+    assert len(before - after) == 1
+    assert len(after) == len(before)
+    pair.client.connection.close(0, "")
+    pair.run_for(0.5)
+    assert pair.server.connection.reason is not None
+
+
 # Loss
 
 
@@ -218,7 +243,31 @@ def test_waiting_datagrams_drive_out_the_oldest() -> None:
     assert pair.client.connection.stats.datagrams_dropped == 15
 
 
+def test_receiving_without_end_keeps_no_record_of_every_answer() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    for _ in range(3 * UNACKNOWLEDGED_LIMIT):
+        pair.client.connection.send_datagram(b"news")
+        pair.run_for(0.05)
+    assert len(pair.server.seen(QuicDatagramReceived)) == 3 * UNACKNOWLEDGED_LIMIT
+    assert pair.server.connection._quic.unacknowledged <= UNACKNOWLEDGED_LIMIT + 1
+
+
 # Trouble
+
+
+def test_an_endless_handshake_message_is_cut_off() -> None:
+    pair = QuicPair()
+    sender = pair.client.connection._quic._crypto_streams[Epoch.INITIAL].sender
+    endless = b"\x01\xff\xff\xff" + bytes(3 * TLS_MESSAGE_LIMIT)
+    sender._pending = RangeSet()
+    sender._buffer, sender._buffer_stop = bytearray(), 0
+    sender.write(endless)
+    pair.run_for(5.0)
+    reason = pair.server.connection.reason
+    assert reason is not None
+    assert (reason.code, reason.text) == (0xD, "too much to keep")
+    kept = len(pair.server.connection._quic.tls._receive_buffer)
+    assert kept < 3 * TLS_MESSAGE_LIMIT
 
 
 def test_a_failure_of_aioquic_ends_the_connection_and_nothing_else() -> None:
@@ -286,7 +335,17 @@ def test_a_burst_may_be_as_long_as_the_pacers_bucket() -> None:
     stream_id = streams.open(bidirectional=False)
     streams.send(stream_id, bytes(1_000_000), end=True)
     pair.run_for(2.0)
-    assert pair.client.connection._quic._loss._pacer.bucket_max >= PACER_BURST
+    pacer = pair.client.connection._quic._loss._pacer
+    assert pacer.packet_time is not None
+    assert pacer.bucket_max >= min(PACER_BURST, BURST_PACKETS_LIMIT * pacer.packet_time)
+    assert pacer.bucket_max > 16 * pacer.packet_time
+
+
+def test_a_burst_is_bounded_however_fast_the_path() -> None:
+    pacer = WidePacer(max_datagram_size=1200)
+    pacer.update_rate(congestion_window=100_000_000, smoothed_rtt=0.001)
+    assert pacer.packet_time is not None
+    assert pacer.bucket_max == pytest.approx(BURST_PACKETS_LIMIT * pacer.packet_time)
 
 
 def test_a_path_of_another_nature_is_measured_anew() -> None:
@@ -354,3 +413,69 @@ def test_deadlines_are_never_nearer_than_a_host_can_sleep() -> None:
         assert deadline is not None
         assert deadline >= pair.now + 0.001
         pair.run_for(0.0013)
+
+
+# What can be watched
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str, /) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
+
+
+def test_secrets_are_written_as_wireshark_reads_them() -> None:
+    lines = Lines()
+    pair = QuicPair(client=EndpointOptions(keylog=lines)).establish()
+    labels = [line.split()[0] for line in lines.text.splitlines()]
+    assert sorted(labels) == [
+        "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+        "CLIENT_TRAFFIC_SECRET_0",
+        "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+        "SERVER_TRAFFIC_SECRET_0",
+    ]
+    assert pair.client.connection.is_established
+
+
+def test_a_log_of_packets_names_the_frames_that_open_windows() -> None:
+    logger = QuicLogger()
+    options = EndpointOptions(stream_window=4_000, connection_window=8_000, qlog=logger)
+    pair = QuicPair(server=options).establish()
+    streams = pair.client.connection.streams
+    stream_id = streams.open(bidirectional=False)
+    streams.send(stream_id, bytes(20_000), end=True)
+    for _ in range(20):
+        pair.run_for(0.1)
+        count = sum(len(event.data) for event in pair.server.seen(StreamDataReceived))
+        pair.server.events.clear()
+        pair.server.connection.streams.consume(stream_id, count)
+    frames = {
+        frame["frame_type"]
+        for trace in logger.to_dict()["traces"]
+        for event in trace["events"]
+        if event["name"] == "transport:packet_sent"
+        for frame in event["data"]["frames"]
+    }
+    assert {"max_data", "max_stream_data"} <= frames
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"identity": "pgp"},
+        {"max_datagram_size": 1199},
+        {"max_datagram_size": 65_528},
+        {"idle_timeout": 0.0},
+        {"stream_window": 0},
+        {"keep_alive_interval": 0.0},
+        {"retry_threshold": -1},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        EndpointOptions(**wrong)

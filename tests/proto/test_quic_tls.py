@@ -188,6 +188,36 @@ def test_a_client_that_offers_raw_keys_for_one_side_only_is_refused() -> None:
     assert theirs.code == 0x128
 
 
+@pytest.mark.parametrize(
+    ("kind", "answers", "code"),
+    [("raw", [], 0x128), ("raw", [(20, b"\x02")], 0x128), ("x509", [(20, b"\x02")], 0x16E)],
+)
+def test_a_server_that_answers_another_kind_than_asked_for_is_refused(
+    kind: IdentityKind, answers: list[tuple[int, bytes]], code: int
+) -> None:
+    pair = QuicPair(kind=kind)
+    begin_tls = pair.server.connection._quic._begin_tls
+
+    class Obstinate(NodeContext):
+        def choose_identity(self, client_hello: bytes) -> None:
+            super().choose_identity(client_hello)
+            types = (CLIENT_CERTIFICATE_TYPE, SERVER_CERTIFICATE_TYPE)
+            kept = [item for item in self.handshake_extensions if item[0] not in types]
+            self.handshake_extensions = kept + answers
+
+    def begin(context: NodeContext) -> None:
+        begin_tls(context)
+        context.__class__ = Obstinate
+
+    pair.server.connection._quic._begin_tls = begin
+    ours, _ = both_reasons(pair)
+    assert ours is not None
+    assert (ours.kind, ours.code, ours.by_peer) == ("identity", code, False)
+    context = pair.client.connection.context
+    assert context is not None
+    assert context.kind_mismatch
+
+
 def test_a_peer_that_shows_our_own_id_is_refused() -> None:
     def borrow(context: NodeContext) -> None:
         context.certificate = Entry(SERVER_KEY)  # type: ignore[assignment]
@@ -298,6 +328,7 @@ def test_released_peers_announce_whether_they_punch_in_quic(vectors_path: Path) 
         parameters = peer_parameters([(10, b""), (0x39, encode_parameters(announced))])
         assert parameters.punches_in_quic is punches
         assert parameters.max_udp_payload_size == 1472
+        assert parameters.idle_timeout == 30.0
 
 
 def test_certificate_types_are_those_of_released_peers(vectors_path: Path) -> None:

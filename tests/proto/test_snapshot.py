@@ -68,6 +68,7 @@ def test_a_draw_of_chance_is_a_change_and_the_time_is_not() -> None:
     assert snapshot([rng, time]) == before
     rng.random()
     assert snapshot([rng, time]) != before
+    assert snapshot(random.SystemRandom()) == snapshot(random.SystemRandom())
 
 
 def test_cycles_end() -> None:

@@ -50,6 +50,7 @@ _MODULE_NAMES = {
 
 _CONTEXT_ATTRIBUTES = (
     "_is_client",
+    "_receive_buffer",
     "_request_client_certificate",
     "_signature_algorithms",
     "_supported_groups",
@@ -120,6 +121,9 @@ _BUILDER_ATTRIBUTES = (
 _SENDER_ATTRIBUTES = ("_buffer", "_buffer_fin", "_buffer_start", "_buffer_stop", "_pending")
 
 
+_SPACE_ATTRIBUTES = ("ack_at", "largest_received_packet", "sent_packets")
+
+
 def check_private_names() -> None:
     """Check that every private name exists and takes what it is given.
 
@@ -143,7 +147,7 @@ def check_private_names() -> None:
         host_cid=b"", peer_cid=b"", version=1, is_client=True, max_datagram_size=1200
     )
     _require(builder, "QuicPacketBuilder", _BUILDER_ATTRIBUTES)
-    _require(QuicPacketSpace(), "QuicPacketSpace", ("largest_received_packet",))
+    _require(QuicPacketSpace(), "QuicPacketSpace", _SPACE_ATTRIBUTES)
 
 
 def _require(owner: object, label: str, names: Iterable[str]) -> None:

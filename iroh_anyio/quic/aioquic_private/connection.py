@@ -42,6 +42,10 @@ tear into a full window, and 64 KiB."""
 CRYPTO_PIECES_LIMIT = 32
 """The same for handshake bytes, which strangers send; a ClientHello spans a few packets."""
 
+TLS_MESSAGE_LIMIT = 16_384
+"""Bytes of TLS messages that are not complete, before and after a gap each. A message may claim
+to be 16 MiB long, and strangers begin handshakes; certificates and ClientHellos are below 2 KiB."""
+
 ContextT = TypeVar("ContextT", bound=HookedContext)
 
 
@@ -87,6 +91,7 @@ class HookedConnection(QuicConnection):
         self._local_max_streams_bidi = self.bidi_limit
         self._local_max_streams_uni = self.uni_limit
         self._proving_spaces: tuple[QuicPacketSpace, ...] = ()
+        self._application_space = QuicPacketSpace(is_application_data=True)
 
     # Hooks
 
@@ -152,6 +157,11 @@ class HookedConnection(QuicConnection):
     def bytes_in_flight(self) -> int:
         """Bytes sent and neither acknowledged nor lost."""
         return self._loss.bytes_in_flight
+
+    @property
+    def unacknowledged(self) -> int:
+        """Packets sent and neither acknowledged nor lost, those that ask for no answer included."""
+        return len(self._application_space.sent_packets)
 
     @property
     def peer_max_datagram_frame(self) -> int | None:
@@ -273,10 +283,8 @@ class HookedConnection(QuicConnection):
         super()._initialize(peer_cid)
         for stream in self._crypto_streams.values():
             stream.receiver._ranges = _as_ranges(PieceSet())
-        self._proving_spaces = (
-            self._spaces[tls.Epoch.HANDSHAKE],
-            self._spaces[tls.Epoch.ONE_RTT],
-        )
+        self._application_space = self._spaces[tls.Epoch.ONE_RTT]
+        self._proving_spaces = (self._spaces[tls.Epoch.HANDSHAKE], self._application_space)
         self.prepare_tls()
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
@@ -303,8 +311,18 @@ class HookedConnection(QuicConnection):
     def _handle_crypto_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
+        receiver = self._crypto_streams[context.epoch].receiver
+        # Before aioquic makes room for it, up to 512 KiB for one packet of a stranger.
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if end - receiver.starting_offset() > TLS_MESSAGE_LIMIT:
+            raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
         super()._handle_crypto_frame(context, frame_type, buf)
-        if len(self._crypto_streams[context.epoch].receiver._ranges) > CRYPTO_PIECES_LIMIT:
+        if (
+            len(receiver._ranges) > CRYPTO_PIECES_LIMIT
+            or len(self.tls._receive_buffer) > TLS_MESSAGE_LIMIT
+        ):
             raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
 
     def _write_application(
@@ -400,5 +418,5 @@ def _as_ranges(pieces: PieceSet) -> RangeSet:
 
 def _flood(code: QuicErrorCode, frame_type: int) -> QuicConnectionError:
     return QuicConnectionError(
-        error_code=code, frame_type=frame_type, reason_phrase="too many separate pieces"
+        error_code=code, frame_type=frame_type, reason_phrase="too much to keep"
     )

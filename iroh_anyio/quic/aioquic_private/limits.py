@@ -13,14 +13,19 @@ PACER_BURST = 0.001
 that wake once a millisecond turn into a ceiling of some 20 MB/s."""
 
 
+BURST_PACKETS_LIMIT = 256
+"""Packets that may leave at once all the same: what send buffers of the usual size take."""
+
+
 class WidePacer(QuicPacketPacer):
-    """aioquic's pacer with a bucket that holds at least PACER_BURST."""
+    """aioquic's pacer with a bucket that holds PACER_BURST, if that is more."""
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         """Set the rate and the size of the bucket."""
         super().update_rate(congestion_window, smoothed_rtt)
-        if self.bucket_max < PACER_BURST:
-            self.bucket_max = PACER_BURST
+        assert self.packet_time is not None
+        wide = min(PACER_BURST, BURST_PACKETS_LIMIT * self.packet_time)
+        self.bucket_max = max(self.bucket_max, wide)
 
 
 class WindowLimit(Limit):
