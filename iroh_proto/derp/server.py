@@ -10,11 +10,12 @@ States::
 a v3 client takes the server's first frame for an error, so the server waits a moment for the
 client and only then speaks.
 
-What keeps a connection alive, by dialect: on v3 the server pings after 15 s of silence and some
-more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are answered
-on both. That bytes to send are fetched at all is for the owner to watch, who hands them out.
+What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
+some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
+answered on all. That bytes to send are fetched at all is for the owner to watch, who hands them
+out.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
+Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
 """
 
@@ -181,6 +182,19 @@ class DerpServerConnection:
         self._advance(now)
         if (session := self._admitted()) is not None:
             self._send(session.codec.encode(PeerGone(node_id)))
+
+    def tell_standing(self, *, is_active: bool, now: float) -> None:
+        """Tell the client whether it gets packets, if its dialect has words for that.
+
+        It does not while another client has its key.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is not None:
+            frame = session.dialect.standing(is_active=is_active)
+            if frame is not None:
+                self._send(session.codec.encode(frame))
 
     def close(self, *, now: float) -> None:
         """End the connection in good order.

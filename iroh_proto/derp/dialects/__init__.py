@@ -108,6 +108,12 @@ class Dialect(Protocol):
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
 
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return what tells a client whether it gets packets while another one has its key.
+
+        ``None`` if there are no words for that: the older of the two is to be closed.
+        """
+
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""
 

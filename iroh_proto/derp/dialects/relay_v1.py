@@ -40,6 +40,10 @@ from iroh_proto.derp.datagram_frames import (
 from iroh_proto.derp.frames import (
     HANDSHAKE_FRAME_LIMIT,
     PING_SIZE,
+    RECOVERED,
+    SAME_NODE_ID_PROBLEM,
+    STATUS_HEALTHY,
+    STATUS_SAME_NODE_ID,
     Frame,
     FrameRule,
     FrameTable,
@@ -251,7 +255,7 @@ class RelayDialect:
     """The :class:`~iroh_proto.derp.dialects.Dialect` of iroh 0.91 and later.
 
     :param name: the key in ``DIALECTS``.
-    :param frames_of_servers: what a client takes.
+    :param has_status: whether a server tells of problems by Status, and not by Health.
     """
 
     forms: frozenset[Form] = frozenset({"websocket"})
@@ -261,9 +265,16 @@ class RelayDialect:
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
 
-    def __init__(self, *, name: str, frames_of_servers: FrameTable) -> None:
+    def __init__(self, *, name: str, has_status: bool) -> None:
         self.name = name
-        self._frames_of_servers = frames_of_servers
+        self._has_status = has_status
+        self._frames_of_servers = FRAMES_OF_V2_SERVERS if has_status else FRAMES_OF_V1_SERVERS
+
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return what tells a client whether it gets packets while another one has its key."""
+        if self._has_status:
+            return Status(STATUS_HEALTHY if is_active else STATUS_SAME_NODE_ID)
+        return Health(RECOVERED if is_active else SAME_NODE_ID_PROBLEM)
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""
@@ -286,10 +297,10 @@ class RelayDialect:
         return RelayServerHandshake(rng=rng)
 
 
-DIALECT_V1 = RelayDialect(name="relay-v1", frames_of_servers=FRAMES_OF_V1_SERVERS)
+DIALECT_V1 = RelayDialect(name="relay-v1", has_status=False)
 """With the subprotocol ``iroh-relay-v1``."""
 
-DIALECT_V2 = RelayDialect(name="relay-v2", frames_of_servers=FRAMES_OF_V2_SERVERS)
+DIALECT_V2 = RelayDialect(name="relay-v2", has_status=True)
 """With the subprotocol ``iroh-relay-v2``."""
 
 SUBPROTOCOLS = {"iroh-relay-v2": DIALECT_V2.name, "iroh-relay-v1": DIALECT_V1.name}

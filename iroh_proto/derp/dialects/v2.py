@@ -358,6 +358,10 @@ class V2Dialect:
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
 
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return nothing: the older of two with one key is closed."""
+        return None
+
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""
         return FramedCodec(FRAMES, is_server=False)

@@ -165,6 +165,10 @@ class V3Dialect:
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
 
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return nothing: the older of two with one key is closed."""
+        return None
+
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""
         if form == "websocket":
