@@ -53,10 +53,10 @@ from iroh_proto.derp.frames import (
     Restarting,
     Status,
     pack_datagrams,
-    packed_size,
     split_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
+from iroh_proto.derp.inbox import Inbox
 from iroh_proto.derp.ping_tracker import PingTracker
 from iroh_proto.derp.rate import TokenBucket
 from iroh_proto.derp.send_queue import SendQueue
@@ -71,13 +71,6 @@ CONNECT_TIMEOUT = 10.0
 LISTEN_TIME = 1.0
 """Seconds that a server of unknown generation has to speak first. One of v2 does so in the flight
 of its 101; the wait is for slow machines."""
-
-RECEIVED_LIMIT = 16_384
-"""Payloads waiting for :meth:`DerpClient.received_payloads`; past it the oldest go. A host that
-drains after each input never meets it."""
-
-HEARD_OF_LIMIT = 4_096
-"""Nodes remembered to have sent through this connection; past it the first of them is forgotten."""
 
 _ALL = 1 << 30  # the queue is bounded, far below this
 _FIRST_BYTE_OF_SERVER_KEY = 1
@@ -127,11 +120,10 @@ class DerpClient:
         self._listen_deadline: float | None = None
         self._tracker: PingTracker | None = None
         self._has_ponged = False
-        self._heard_of: dict[NodeId, None] = {}
         self._events: deque[DerpClientEvent] = deque()
-        self._received: deque[ReceivedDatagrams] = deque()
         self._queue = SendQueue()
         self._stats = DerpClientStats()
+        self._inbox = Inbox(self._stats)
 
     # Getters
 
@@ -157,7 +149,7 @@ class DerpClient:
 
     def has_heard_of(self, node_id: NodeId) -> bool:
         """Say whether the node sent something, and the server has not said since that it left."""
-        return node_id in self._heard_of
+        return self._inbox.has_heard_of(node_id)
 
     # Commands
 
@@ -262,9 +254,7 @@ class DerpClient:
 
     def received_payloads(self) -> list[ReceivedDatagrams]:
         """Return what other nodes sent, in order, and forget it."""
-        received = list(self._received)
-        self._received.clear()
-        return received
+        return self._inbox.take()
 
     def next_event(self) -> DerpClientEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -352,7 +342,7 @@ class DerpClient:
             if self._tracker is None:
                 self._receive_handshake(frame, now)
             elif isinstance(frame, RecvPacket):
-                self._receive_packet(frame)
+                self._inbox.put_packet(frame)
             else:
                 self._receive_other(self._tracker, frame, now)
             if self._state == "over":
@@ -377,29 +367,10 @@ class DerpClient:
         if self._handshake.is_done:
             self._connect(self._handshake, now)
 
-    def _receive_packet(self, packet: RecvPacket) -> None:
-        datagrams = split_datagrams(packet.payload)
-        if packed_size(datagrams) != len(packet.payload):
-            self._stats.payloads_cut_short += 1
-        self._receive_datagrams(packet.src, datagrams)
-
-    def _receive_datagrams(self, src: NodeId, datagrams: list[bytes]) -> None:
-        if src not in self._heard_of:
-            if len(self._heard_of) >= HEARD_OF_LIMIT:
-                del self._heard_of[next(iter(self._heard_of))]
-            self._heard_of[src] = None
-        if not datagrams:
-            return
-        self._stats.datagrams_received += len(datagrams)
-        if len(self._received) >= RECEIVED_LIMIT:
-            self._received.popleft()
-            self._stats.payloads_dropped += 1
-        self._received.append(ReceivedDatagrams(src, datagrams))
-
     def _receive_other(self, tracker: PingTracker, frame: Frame, now: float) -> None:
         match frame:
             case RecvDatagram() | RecvDatagramBatch():
-                self._receive_datagrams(frame.src, frame.datagrams())
+                self._inbox.put(frame.src, frame.datagrams())
             case KeepAlive():
                 pass
             case Ping():
@@ -410,7 +381,7 @@ class DerpClient:
                     self._has_ponged = True
                     self._events.append(PongReceived(latency=latency))
             case PeerGoneFrame():
-                self._heard_of.pop(frame.node_id, None)
+                self._inbox.forget(frame.node_id)
                 self._events.append(PeerGone(node_id=frame.node_id))
             case Health():
                 problem = "" if frame.problem == RECOVERED else frame.problem

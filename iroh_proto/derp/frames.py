@@ -313,8 +313,10 @@ class FrameTable:
     def refusing(self, *frames: type[Frame]) -> FrameTable:
         """Return a table that has the same frames, but takes these for faults when they arrive."""
         table = FrameTable(self._numbers.values())
-        for frame in frames:
-            del table._rules[table._numbers[frame].number]
+        refused = {self.number_of(frame) for frame in frames}
+        table._rules = {
+            number: rule for number, rule in self._rules.items() if number not in refused
+        }
         return table
 
     def number_of(self, frame: type[Frame]) -> int:

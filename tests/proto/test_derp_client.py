@@ -13,9 +13,7 @@ from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach, first_approach, next_approach
 from iroh_proto.derp.client import (
     CONNECT_TIMEOUT,
-    HEARD_OF_LIMIT,
     LISTEN_TIME,
-    RECEIVED_LIMIT,
     DerpClient,
 )
 from iroh_proto.derp.codec import Form
@@ -43,6 +41,7 @@ from iroh_proto.derp.frames import (
     pack_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
+from iroh_proto.derp.inbox import HEARD_OF_LIMIT, RECEIVED_LIMIT
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
 from iroh_proto.derp.send_queue import QUEUED_PACKETS_LIMIT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError

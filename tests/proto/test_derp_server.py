@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iroh_proto.derp.datagram_frames import SendDatagram, SendDatagramBatch
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
     HEADER,
@@ -22,8 +23,10 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    pack_datagrams,
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.segments import SINGLE_HEADER
 from iroh_proto.derp.server import (
     HANDSHAKE_BYTES_LIMIT,
     HANDSHAKE_TIMEOUT,
@@ -566,11 +569,22 @@ def operations() -> st.SearchStrategy[Operation[DerpServerConnection]]:
     frames = st.sampled_from(
         [Ping(b"12345678"), Pong(b"12345678"), NotePreferred(False), RecvPacket(BOB.public, b"x")]
     )
+    relay_frames = st.sampled_from(
+        [
+            Pong(b"12345678"),
+            SendDatagram(BOB.public, 2, b"x"),
+            SendDatagramBatch(BOB.public, 0, 3, b"hello"),
+            SendDatagram(BOB.public, 0, b""),
+        ]
+    )
     return st.one_of(
         st.builds(prove, st.sampled_from(sorted(WAYS))),
         st.builds(say, st.sampled_from(["v3", "v3 websocket"]), frames),
+        st.builds(say, st.sampled_from(sorted(RELAY_WAYS)), relay_frames),
         st.just(Call("receive_data", Peer("v3", ALICE).packet_to(BOB.public, b"hello") * 2)),
-        st.just(Call("send_packets", [HEADER.pack(5, 37) + BOB.public, b"hello"])),
+        st.just(Call("send_packets", [HEADER.pack(5, 37) + BOB.public, b"\x03\0new"])),
+        st.just(Call("send_packets", [SINGLE_HEADER.pack(6, BOB.public, 2), b"hello"])),
+        st.sampled_from([True, False]).map(lambda active: Call("tell_standing", is_active=active)),
         st.just(Call("send_peer_gone", BOB.public)),
         st.just(Call("receive_data", b"GET /ping HTTP/1.1\r\n\r\n")),
         st.just(Call("receive_eof")),
@@ -584,8 +598,8 @@ def flood(
     return Flood(label, lambda number: Call("receive_data", make(number)), count)
 
 
-FRAMED = Peer("v3", ALICE)
-PACKETS = [HEADER.pack(5, 1232) + BOB.public, bytes(1200)]
+PAYLOAD = pack_datagrams([bytes(1198)])[0]
+PACKETS = [HEADER.pack(5, 1232) + BOB.public, PAYLOAD]
 
 TestDerpServerConnectionContract = contract_tests(
     Subject(
@@ -600,19 +614,29 @@ TestDerpServerConnectionContract = contract_tests(
     )
 )
 
-TestAdmittedConnectionContract = contract_tests(
-    Subject(
+
+def admitted_subject(way: str, endless: bytes) -> Subject[DerpServerConnection]:
+    peer = Peer(way, ALICE)
+    ping, packet = peer.codec.encode(Ping(bytes(8))), peer.packet_to(BOB.public, PAYLOAD)
+    return Subject(
         factory=lambda rng: Observed(secret_key=SERVER_KEY, rng=rng),
-        begin=[Call("start"), prove("v3")],
+        begin=[Call("start"), prove(way)],
         operations=operations(),
         misuses=st.just(Call("start")),
         final=(ConnectionLost,),
         floods=[
-            flood("pings", lambda number: FRAMED.codec.encode(Ping(bytes(8))) * 20),
-            flood("packets", lambda number: FRAMED.packet_to(BOB.public, bytes(1200))),
-            flood("an endless frame", lambda number: HEADER.pack(4, 65_000) + bytes(495), 400),
+            flood("pings", lambda number: ping * 20),
+            flood("packets", lambda number: packet),
+            flood("an endless frame", lambda number: endless + bytes(495), 400),
             Flood("packets to it", lambda number: Call("send_packets", PACKETS)),
             Flood("news for it", lambda number: Call("send_peer_gone", BOB.public), 8000),
         ],
     )
+
+
+TestAdmittedConnectionContract = contract_tests(
+    admitted_subject("v3", endless=HEADER.pack(4, 65_000))
+)
+TestAdmittedRelayConnectionContract = contract_tests(
+    admitted_subject("relay-v2", endless=b"\x82\xfe\xff\xff\0\0\0\0\x04")
 )
