@@ -207,8 +207,8 @@ class FramedCodec:
         return b"".join(parts)
 
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
-        """Return the packets in one piece, as they are."""
-        if holds_segments(parts):
+        """Return the packets in one piece, up to v3 as they are."""
+        if parts[0][0] != RELAYED_PACKET:  # holds_segments(), without a call
             parts = packed_parts(parts)
         return [b"".join(parts)]
 
