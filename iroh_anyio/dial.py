@@ -86,12 +86,17 @@ async def _connect_first(ips: list[str], port: int) -> socket.socket:
             winner.append(connected)
             tasks.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as tasks:
-        for ip in ips:
-            failed = anyio.Event()
-            tasks.start_soon(attempt, ip, failed)
-            with anyio.move_on_after(ATTEMPT_DELAY):
-                await failed.wait()
+    try:
+        async with anyio.create_task_group() as tasks:
+            for ip in ips:
+                failed = anyio.Event()
+                tasks.start_soon(attempt, ip, failed)
+                with anyio.move_on_after(ATTEMPT_DELAY):
+                    await failed.wait()
+    except BaseException:
+        for connected in winner:  # cancelled as it succeeded
+            connected.close()
+        raise
     if winner:
         return winner[0]
     raise errors[0]

@@ -21,7 +21,7 @@ from iroh_proto.address import UdpAddress
 from iroh_proto.derp.map import STUN_PORT
 from iroh_proto.derp.relay import DerpServer, DerpServerEvent
 from iroh_proto.key import SecretKey
-from iroh_proto.stun.server import StunServer
+from iroh_proto.stun.server import StunServer, StunServerStats
 
 logger = logging.getLogger("iroh_anyio.derper")
 
@@ -120,6 +120,11 @@ class Derper(Service):
     def machine(self) -> DerpServer:
         """The machine behind it, for its ``stats``."""
         return self._machine
+
+    @property
+    def stun_stats(self) -> StunServerStats:
+        """Counts of STUN requests."""
+        return self._stun.stats
 
     @property
     def connections(self) -> int:

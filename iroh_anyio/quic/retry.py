@@ -2,7 +2,7 @@
 
 Nothing is kept per source: the token holds, sealed, what the server needs when it comes back.
 
-Layout: nonce (12 bytes), then AES-128-GCM of: issue time f64, length u8 and
+Layout: nonce (12 bytes), then AES-128-GCM of: time of making f64, length u8 and
 original destination connection id, Retry source connection id (8 bytes). The source's
 address is authenticated beside it.
 """

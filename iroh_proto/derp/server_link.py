@@ -82,7 +82,8 @@ class ServerLink:
     :ivar retry_at: when to :meth:`dial`, if it is time to; ``None`` while a connection stands or
         is made.
     :ivar failures: attempts that failed since the last connection.
-    :ivar down_since: when the connection was lost or first wanted; ``None`` while it stands.
+    :ivar down_since: when the connection was lost or first wanted; ``None`` while it stands. One
+        that did not last changes nothing.
     :ivar used_at: when something was last sent, or the link was wanted otherwise.
     :ivar has_sent: whether something ever was sent.
     """
@@ -118,6 +119,7 @@ class ServerLink:
         self._is_preferred = False
         self._dial_deadline: float | None = None
         self._connected_at = 0.0
+        self._was_down_since: float | None = None
         self._waiting: deque[tuple[float, NodeId, tuple[bytes, ...]]] = deque()
         self._waiting_size = 0
         self._addresses: dict[NodeId, DerpAddress] = {}
@@ -291,7 +293,7 @@ class ServerLink:
 
     def _connected(self, event: DerpConnected, client: DerpClient, now: float) -> None:
         self.approach = event.approach
-        self.down_since = None
+        self._was_down_since, self.down_since = self.down_since, None
         self._connected_at = now
         self._dial_deadline = None
         self._events.append(DerpServerConnected(url=self.url, dialect=event.dialect))
@@ -307,6 +309,8 @@ class ServerLink:
             self._let_go(now)
             if was_stable:
                 self.failures = 0
+            else:
+                self.down_since = self._was_down_since
             if was_stable and client.has_ponged:
                 self.retry_at = now
             else:

@@ -212,6 +212,18 @@ def test_a_home_that_stays_away_is_replaced() -> None:
     assert not w.pool.is_connected(A)
 
 
+def test_a_home_that_throws_its_clients_out_is_replaced() -> None:
+    w = started("a", "b")
+    w.run(100.0)
+    w.hosts["a"].closes_at_once = True
+    w.take_down(w.hosts["a"])
+    w.hosts["a"].is_up = True
+    w.run(100.0 + HOME_PATIENCE - 0.01)
+    assert w.pool.home == A
+    w.run(100.0 + 2 * HOME_PATIENCE)
+    assert w.pool.home == B
+
+
 def test_a_home_is_not_given_up_for_nothing() -> None:
     w = started("a", "b")
     w.run(100.0)
