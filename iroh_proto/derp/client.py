@@ -53,6 +53,7 @@ from iroh_proto.derp.frames import (
     Restarting,
     Status,
     pack_datagrams,
+    packed_size,
     split_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
@@ -184,7 +185,8 @@ class DerpClient:
             if self._is_too_fast(payload, now):
                 continue
             packet = self._codec.encode_packets(dst, [payload])
-            self._stats.packets_dropped += self._queue.push_packets(packet, 1)
+            if packet:  # later dialects have no empty datagrams
+                self._stats.packets_dropped += self._queue.push_packets(packet, 1)
         self._stats.datagrams_sent += len(datagrams)
 
     def note_preferred(self, preferred: bool, *, now: float) -> None:
@@ -342,7 +344,10 @@ class DerpClient:
             if self._tracker is None:
                 self._receive_handshake(frame, now)
             elif isinstance(frame, RecvPacket):
-                self._inbox.put_packet(frame)
+                datagrams = split_datagrams(frame.payload)
+                if packed_size(datagrams) != len(frame.payload):
+                    self._stats.payloads_cut_short += 1
+                self._inbox.put(frame.src, datagrams)
             else:
                 self._receive_other(self._tracker, frame, now)
             if self._state == "over":

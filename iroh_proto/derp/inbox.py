@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 
 from iroh_proto.derp.events import DerpClientStats, ReceivedDatagrams
-from iroh_proto.derp.frames import RecvPacket, packed_size, split_datagrams
 from iroh_proto.key import NodeId
 
 RECEIVED_LIMIT = 16_384
@@ -36,13 +35,6 @@ class Inbox:
     def forget(self, node_id: NodeId) -> None:
         """Take that a node has left."""
         self._heard_of.pop(node_id, None)
-
-    def put_packet(self, packet: RecvPacket) -> None:
-        """Take a payload in which datagrams are packed."""
-        datagrams = split_datagrams(packet.payload)
-        if packed_size(datagrams) != len(packet.payload):
-            self._stats.payloads_cut_short += 1
-        self.put(packet.src, datagrams)
 
     def put(self, node_id: NodeId, datagrams: list[bytes]) -> None:
         """Take datagrams of a node."""

@@ -771,6 +771,12 @@ def test_datagrams_go_both_ways(approach: Approach) -> None:
     assert not client.has_heard_of(PEER)
 
 
+def test_an_empty_datagram_is_not_sent() -> None:
+    client, _ = connected(RELAY_V2)
+    client.send_datagrams(PEER, [b""], now=1.0)
+    assert not client.has_data_to_send
+
+
 @pytest.mark.parametrize(
     ("approach", "frame", "problem"),
     [

@@ -219,7 +219,8 @@ class TestRouting:
             False,
         ]
         assert router.node_ids == [B, A]
-        assert [target for target, _ in router.route(1, sent((B, [b"x"])))] == [3]
+        for sender in (1, 4):
+            assert [target for target, _ in router.route(sender, sent((B, [b"x"])))] == [3]
         assert router.disconnect(4) == ([], 2)
         assert [target for target, _ in router.route(3, sent((A, [b"y"])))] == [2]
         assert router.disconnect(1) == ([], None)

@@ -166,6 +166,12 @@ class TestPages:
         assert status == b"HTTP/1.1 200 OK"
         assert body == b"User-agent: *\nDisallow: /\n"
 
+    def test_those_who_watch_over_it_hear_that_it_is_well(self) -> None:
+        status, headers, body = answer_to(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert status == b"HTTP/1.1 200 OK"
+        assert headers[b"content-type"] == b"application/json"
+        assert json.loads(body) == {"status": "ok"}
+
     @pytest.mark.parametrize("path", [b"/", b"/index.html", b"/?x=1"])
     def test_there_is_a_home_page(self, path: bytes) -> None:
         status, headers, body = answer_to(b"GET " + path + b" HTTP/1.1\r\n\r\n")
