@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
-from iroh_proto.derp.dialects import DIALECTS
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS
 from iroh_proto.derp.router import DerpRouter, RouterStats
 from iroh_proto.derp.server import DerpServerConnection
 from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, ConnectionStats
@@ -98,7 +98,7 @@ class DerpServer:
     :param connections_limit: connections beyond these are closed at once.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
-    :raises LocalProtocolError: if there is no such dialect.
+    :raises LocalProtocolError: if there is no such framed dialect.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class DerpServer:
         connections_limit: int = CONNECTIONS_LIMIT,
         listen_dialect: str | None = None,
     ) -> None:
-        if listen_dialect is not None and listen_dialect not in DIALECTS:
-            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
+            raise LocalProtocolError(f"no framed DERP dialect {listen_dialect!r}")
         self._secret_key = secret_key
         self._rng = rng
         self._connections_limit = connections_limit

@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
@@ -89,7 +89,7 @@ class DerpServerConnection:
         waiting for them: a key of ``DIALECTS``.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who has proven to be the client, once it has.
-    :raises LocalProtocolError: if there is no such dialect.
+    :raises LocalProtocolError: if there is no such framed dialect.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class DerpServerConnection:
         listen_dialect: str | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
-        if listen_dialect is not None and listen_dialect not in DIALECTS:
-            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
+            raise LocalProtocolError(f"no framed DERP dialect {listen_dialect!r}")
         self._secret_key = secret_key
         self._rng = rng
         self._listen_dialect = listen_dialect

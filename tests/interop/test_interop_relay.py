@@ -67,6 +67,7 @@ async def test_we_reach_a_node_at_our_derper_by_its_id(
         await echo(connection, SIZE)
         assert connection.remote_node_id == peer.node_id
         assert (await peer.event("accepted"))["remote_id"] == str(ours.node_id)
+        assert derper.machine.stats.router.packets_routed > 0
         assert derper.machine.stats.connections.faults == 0
 
 
@@ -91,6 +92,7 @@ async def test_a_node_at_our_derper_reaches_us_by_our_id(
             await serve_echo(connection)
         assert (await peer.answer(echoing))["equal"]
         assert connection.remote_node_id == peer.node_id
+        assert derper.machine.stats.router.packets_routed > 0
         assert derper.machine.stats.connections.faults == 0
 
 

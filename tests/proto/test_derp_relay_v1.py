@@ -670,6 +670,41 @@ def test_a_forged_proof_is_denied_in_words_before_the_end() -> None:
 
 
 @pytest.mark.parametrize("way", RELAY_WAYS)
+@given(data=st.data())
+def test_a_whole_conversation_may_be_cut_anywhere(way: str, data: st.DataObject) -> None:
+    peer = Peer(way, KEY)
+    said: list[Frame] = [
+        FRAMES.decode_message(bytes.fromhex(AUTH["client_auth_frame"])),
+        SendDatagram(PEER, 2, b"one"),
+        SendDatagramBatch(A, 0, 2, b"to me"),
+        Ping(EIGHT),
+        SendDatagramBatch(PEER, 1, 3, b"twothree"),
+        SendDatagram(PEER, 0, b""),
+    ]
+    frames = b"".join(map(peer.codec.encode, said))
+    stream = peer.request + frames + peer.codec.goodbye()
+    whole, cut = (
+        DerpServerConnection(secret_key=SERVER_KEY, rng=Dice(0)),
+        DerpServerConnection(secret_key=SERVER_KEY, rng=Dice(0)),
+    )
+    written: list[bytes] = []
+    for connection, pieces in ((whole, [stream]), (cut, data.draw(chunkings(stream)))):
+        connection.start(now=0.0)
+        for piece in pieces:
+            connection.receive_data(piece, now=0.0)
+        written.append(connection.data_to_send())
+    assert written[0] == written[1]
+    packets = whole.received_packets()
+    assert list(packets) == [PEER]
+    assert list(map(bytes, packets[PEER][1::2])) == [b"one", b"twothree"]
+    assert cut.received_packets() == packets
+    assert whole.stats == cut.stats
+    for connection in (whole, cut):
+        assert connection.next_event() == ClientAdmitted(node_id=A, dialect=way)
+        assert connection.next_event() == ServerConnectionLost(error=None)
+
+
+@pytest.mark.parametrize("way", RELAY_WAYS)
 def test_datagrams_that_go_nowhere_are_counted(way: str) -> None:
     peer = Peer(way, KEY)
     connection = DerpServerConnection(secret_key=SERVER_KEY, rng=random.Random(1))

@@ -503,9 +503,11 @@ class TestMisuse:
         assert connection.data_to_send() == b""
         assert connection.stats.clients_admitted == 0
 
-    def test_an_unknown_dialect_is_refused(self) -> None:
-        with pytest.raises(LocalProtocolError, match="v7"):
-            DerpServerConnection(secret_key=SERVER_KEY, rng=random.Random(1), listen_dialect="v7")
+    @pytest.mark.parametrize("dialect", ["v7", "relay-v1"])
+    def test_a_dialect_that_is_not_framed_is_refused(self, dialect: str) -> None:
+        rng = random.Random(1)
+        with pytest.raises(LocalProtocolError, match=f"no framed DERP dialect '{dialect}'"):
+            DerpServerConnection(secret_key=SERVER_KEY, rng=rng, listen_dialect=dialect)
 
 
 class TestCutting:

@@ -134,3 +134,6 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     }
 )
 """The dialects by name."""
+
+FRAMED_DIALECTS = frozenset(name for name, dialect in DIALECTS.items() if "framed" in dialect.forms)
+"""Those that are spoken without a websocket as well, as clients on ``/derp`` do."""
