@@ -223,6 +223,16 @@ class MagicEndpoint(Service):
         """Counts of its UDP sockets, in the order of :attr:`bound_addresses`."""
         return tuple(udp_socket.stats for udp_socket in self._udp.sockets)
 
+    @property
+    def udp_unroutable(self) -> int:
+        """Datagrams dropped because no socket has the IP version of their destination."""
+        return self._udp.unroutable
+
+    @property
+    def derp_unwritten(self) -> int:
+        """Bytes dropped because the connections to DERP servers they were for broke before."""
+        return self._tcp.unwritten
+
     async def node_addr(self, *, wait: bool = True) -> NodeAddr:
         """Return all that another node needs to dial it.
 

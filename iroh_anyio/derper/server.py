@@ -127,6 +127,11 @@ class Derper(Service):
         return self._stun.stats
 
     @property
+    def unwritten(self) -> int:
+        """Bytes dropped because the connections they were for broke before."""
+        return self._acceptor.unwritten
+
+    @property
     def connections(self) -> int:
         """TCP connections being served."""
         return len(self._acceptor)

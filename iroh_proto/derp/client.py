@@ -436,6 +436,7 @@ class DerpClient:
     # The end
 
     def _lose(self, reason: str, retry: Approach | None = None) -> None:
+        self._stats.packets_dropped += self._queue.packets
         self._queue = SendQueue()
         self._end(RemoteProtocolError(reason), retry or self._guess())
 

@@ -207,12 +207,14 @@ class DerpServerConnection:
         self._end(None)
 
     def abandon(self, problem: str, *, now: float) -> None:
-        """End the connection for a fault that its owner has found.
+        """End the connection for a fault that its owner has found. What waits is dropped.
 
         :raises LocalProtocolError: before :meth:`start`.
         """
         self._advance(now)
         self._fail(problem)
+        self._stats.packets_dropped += self._queue.packets
+        self._queue = SendQueue()
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
