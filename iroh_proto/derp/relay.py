@@ -37,7 +37,9 @@ CONNECTIONS_LIMIT = 65_536
 up to 512 KiB more."""
 
 STRANGERS_LIMIT = 1_024
-"""Connections whose client has not proven a key yet. Each may hold a request's head for 10 s."""
+"""Connections whose client has not proven a key yet. Each may hold a request's head for 10 s, so
+past the limit it is not the newcomer that goes but who has been here longest: or whoever opens so
+many and says nothing would shut all others out."""
 
 WRITE_TIMEOUT = 2.0
 """Seconds after which some of what waits for a connection must have been fetched (upstream's for
@@ -54,6 +56,8 @@ class DerpServerStats:
 
     :ivar connections_accepted: connections taken, also those that are gone.
     :ivar connections_refused: connections closed at once because there were too many.
+    :ivar strangers_displaced: connections closed to make room for newer ones, since too many had
+        not proven a key.
     :ivar write_timeouts: connections closed because their reader had stopped reading.
     :ivar connections: what happened on connections.
     :ivar router: what happened between them.
@@ -61,6 +65,7 @@ class DerpServerStats:
 
     connections_accepted: int = 0
     connections_refused: int = 0
+    strangers_displaced: int = 0
     write_timeouts: int = 0
     connections: ConnectionStats = field(default_factory=ConnectionStats)
     router: RouterStats = field(default_factory=RouterStats)
@@ -119,6 +124,7 @@ class DerpServer:
         self._is_closed = False
         self._router = DerpRouter()
         self._connections: dict[int, DerpServerConnection] = {}
+        self._strangers: dict[int, None] = {}
         # Connections that are over, with bytes that the host has not fetched yet.
         self._closing: dict[int, DerpServerConnection] = {}
         # When some of the bytes that wait for a connection must have been fetched. All wait for
@@ -157,12 +163,9 @@ class DerpServer:
         now = self._time.advance(now)
         if tcp_id in self._connections or tcp_id in self._closing:
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
-        strangers = len(self._connections) - len(self._router)
-        if (
-            self._is_closed
-            or len(self._connections) >= self._connections_limit
-            or strangers >= STRANGERS_LIMIT
-        ):
+        if len(self._strangers) >= STRANGERS_LIMIT:
+            self._displace(next(iter(self._strangers)), now)
+        if self._is_closed or len(self._connections) >= self._connections_limit:
             self._stats.connections_refused += 1
             self._events.append(TcpCloseRequested(tcp_id=tcp_id))
             return
@@ -175,6 +178,7 @@ class DerpServer:
         )
         connection.start(now=now)
         self._connections[tcp_id] = connection
+        self._strangers[tcp_id] = None
         self._settle(tcp_id, connection, now)
 
     def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
@@ -265,7 +269,15 @@ class DerpServer:
         elif deadline != self._timers.deadline(tcp_id):
             self._timers.set(tcp_id, deadline)
 
+    def _displace(self, tcp_id: int, now: float) -> None:
+        """Have a stranger make room for another one, who may be quicker to show who it is."""
+        self._stats.strangers_displaced += 1
+        stranger = self._connections[tcp_id]
+        stranger.abandon("no proof of a key while many others wait", now=now)
+        self._settle(tcp_id, stranger, now)
+
     def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
+        del self._strangers[tcp_id]
         waits = DIALECTS[admitted.dialect].standing(is_active=False) is not None
         replaced = self._router.connect(tcp_id, admitted.node_id, waits=waits)
         self._events.append(
@@ -301,6 +313,7 @@ class DerpServer:
         now: float,
     ) -> None:
         del self._connections[tcp_id]
+        self._strangers.pop(tcp_id, None)
         if connection.node_id is not None:
             departure = self._router.disconnect(tcp_id)
             for target in departure.told:

@@ -383,6 +383,19 @@ class TestLimits:
         world.connect("v3", BOB)
         assert world.server.clients == [ALICE.public, BOB.public]
 
+    def test_who_is_quick_comes_in_however_many_strangers_stay_and_say_nothing(self) -> None:
+        world = World()
+        alice_id, alice = world.connect("v3", ALICE)
+        for number in range(2 * STRANGERS_LIMIT):
+            world.server.accept_tcp(1000 + number, now=world.now)
+        world.flush()
+        world.connect("v3", BOB)
+        assert world.server.clients == [ALICE.public, BOB.public]
+        assert world.server.stats.strangers_displaced == STRANGERS_LIMIT + 1
+        assert world.server.stats.connections_refused == 0
+        world.send(alice_id, ALICE.public, b"still here")
+        assert alice.packets() == [(ALICE.public, b"still here")]
+
 
 class TestTime:
     def test_a_silent_v3_client_is_pinged_and_closed_without_a_pong(self) -> None:
