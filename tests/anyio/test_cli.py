@@ -68,6 +68,8 @@ def first_line(stream: IO[bytes] | None) -> bytes:
         ["key"],
         ["key", "generate"],
         ["key", "show"],
+        ["lab"],
+        ["lab", "nat-matrix"],
         ["ticket"],
         ["ticket", "show"],
     ],
