@@ -7,15 +7,19 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from iroh_proto.testing.nat_matrix import KINDS, Cell, run_cell
+from iroh_anyio.cli.common import say
+from iroh_proto import DecodeError
+from iroh_proto.testing.nat_matrix import KINDS, Cell, NatPair, run_cell
 from iroh_proto.testing.nat_picture import describe, draw_matrix
+from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.testing.timeline import Timeline
 
 DEFAULT_SEEDS = 20  # runs a cell: a minute on one core
 
@@ -69,6 +73,40 @@ def nat_matrix(seeds: int, svg: Path | None, as_json: bool, jobs: int) -> None:
         raise click.ClickException(
             "\n".join([f"{len(wrong)} cells differ from theory", *map(describe, wrong)])
         )
+
+
+@lab.command()
+@click.argument("left", type=click.Choice(list(KINDS)))
+@click.argument("right", type=click.Choice(list(KINDS)))
+@click.option("--seed", type=int, default=0, show_default=True, help="Which run.")
+def nat_pair(left: str, right: str, seed: int) -> None:
+    """Run one pair of NAT kinds and print its time line as JSON lines.
+
+    The node behind LEFT dials the one behind RIGHT. `iroh-anyio lab draw` makes a picture of it.
+    """
+    pair = NatPair(KINDS[left], KINDS[right], seed=seed)
+    timeline = Timeline(pair.network, secret_keys=pair.secret_keys)
+    seconds = pair.run()
+    for line in timeline.lines():
+        click.echo(line)
+    say("relayed" if seconds is None else f"direct after {seconds:.2f} s")
+
+
+@lab.command()
+@click.argument("file", type=click.File(encoding="utf-8"))
+@click.option("--from", "begin", type=float, metavar="SECONDS", help="Where to begin.")
+@click.option("--to", "end", type=float, metavar="SECONDS", help="Where to end.")
+@click.option("--payload", is_flag=True, help="Show payload datagrams, too.")
+def draw(file: TextIO, begin: float | None, end: float | None, payload: bool) -> None:
+    """Print a sequence diagram of the time line in FILE as SVG; - is stdin.
+
+    Without --from it begins with the first message between nodes; without --to it ends after the
+    last change of a path.
+    """
+    try:
+        click.echo(draw_sequence(file, begin=begin, end=end, payload=payload), nl=False)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"cannot draw {file.name}: {error}") from None
 
 
 def _run_all(seeds: int, jobs: int) -> list[Cell]:

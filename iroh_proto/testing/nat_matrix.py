@@ -207,6 +207,11 @@ class NatPair:
         self.first = self._add_node("first", left, OUTER_IPS[0], rng)
         self.second = self._add_node("second", right, OUTER_IPS[1], rng)
 
+    @property
+    def secret_keys(self) -> tuple[SecretKey, SecretKey]:
+        """The keys of both nodes."""
+        return self.first.secret_key, self.second.secret_key
+
     def run(self) -> float | None:
         """Let them meet; return the seconds until both were direct for good, or ``None``."""
         network, nodes = self.network, (self.first, self.second)
@@ -255,6 +260,7 @@ class Node:
     def __init__(
         self, network: Network, name: str, lan: Segment, outer_ip: str, secret_key: SecretKey
     ) -> None:
+        self.secret_key = secret_key
         self.node_id = secret_key.public
         self.peer: NodeId | None = None
         self.direct_since: float | None = None

@@ -27,9 +27,9 @@ from iroh_proto.testing.nat_matrix import (
 )
 from iroh_proto.testing.nat_picture import describe, draw_matrix
 
-# A bound on what two nodes send while they search in vain: pings to each of the three addresses a
-# peer tells, a CallMeMaybe each 5 s, payload by guess four times a second, and STUN.
-IDLE_DATAGRAMS_LIMIT = 12 * TIME_LIMIT
+# A bound on what a node sends while it searches in vain: each 5 s pings to the few addresses a peer
+# has and a call, payload by guess four times a second, and STUN.
+IDLE_DATAGRAMS_LIMIT = 8 * TIME_LIMIT
 
 RELAYED = [
     (PORT_RESTRICTED, SYMMETRIC),
