@@ -94,6 +94,15 @@ def test_a_run_that_became_direct_has_stayed_so() -> None:
         assert pair.network.now - node.direct_since >= HOLD_TIME
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "seed"), [("APD/EI", "APD/EI", 96), ("APD/AD", "APD/EI", 131)]
+)
+def test_a_path_is_kept_whose_proof_is_just_before_a_heartbeat(
+    left: str, right: str, seed: int
+) -> None:
+    assert run_once(KINDS[left], KINDS[right], seed=seed) is not None
+
+
 @pytest.mark.parametrize(("left", "right"), [*DIRECT, *RELAYED])
 def test_nodes_search_without_a_storm(left: NatKind, right: NatKind) -> None:
     pair = NatPair(left, right, seed=2)
