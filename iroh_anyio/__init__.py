@@ -1,5 +1,8 @@
 """Iroh endpoints on asyncio and trio.
 
+Begin with :class:`MagicEndpoint`: ``bind`` makes one, ``connect`` and ``accept`` give a
+:class:`Connection`, which gives streams and datagrams. All errors are :class:`EndpointError`.
+
 Names are loaded when they are first used, so that ``import iroh_anyio.quic`` works without anyio
 installed, and a missing extra is named rather than the module that it lacks.
 """
@@ -32,40 +35,50 @@ if TYPE_CHECKING:
         TooManyStreams,
         WrongIdentity,
     )
-    from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
+    from iroh_anyio.quic.events import CloseReason, ConnectionStats, EndpointEvent
+    from iroh_anyio.quic.options import AcceptFilter, EndpointOptions, IncomingAttempt
     from iroh_anyio.streams import BiStream, ReceiveStream, SendStream
+    from iroh_proto.magicsock import PathInfo, RemoteInfo
 
 _MODULES = {
-    "MagicEndpoint": "endpoint",
-    "EndpointOptions": "quic.options",
-    "IncomingAttempt": "quic.options",
-    "Connection": "connection",
-    "BiStream": "streams",
-    "ReceiveStream": "streams",
-    "SendStream": "streams",
-    "Derper": "derper",
-    "EndpointError": "errors",
-    "EndpointClosed": "errors",
-    "ConnectError": "errors",
-    "NodeUnreachable": "errors",
-    "ConnectTimeout": "errors",
-    "AlpnNotServed": "errors",
-    "WrongIdentity": "errors",
-    "ConnectRefused": "errors",
-    "ConnectionFailed": "errors",
-    "ConnectionClosed": "errors",
-    "ConnectionClosedByPeer": "errors",
-    "ConnectionClosedHere": "errors",
-    "ConnectionLost": "errors",
-    "StreamReset": "errors",
-    "StreamStopped": "errors",
-    "TooManyStreams": "errors",
-    "DatagramTooLarge": "errors",
+    "MagicEndpoint": "iroh_anyio.endpoint",
+    "EndpointOptions": "iroh_anyio.quic.options",
+    "IncomingAttempt": "iroh_anyio.quic.options",
+    "AcceptFilter": "iroh_anyio.quic.options",
+    "EndpointEvent": "iroh_anyio.quic.events",
+    "CloseReason": "iroh_anyio.quic.events",
+    "ConnectionStats": "iroh_anyio.quic.events",
+    "PathInfo": "iroh_proto.magicsock",
+    "RemoteInfo": "iroh_proto.magicsock",
+    "Connection": "iroh_anyio.connection",
+    "BiStream": "iroh_anyio.streams",
+    "ReceiveStream": "iroh_anyio.streams",
+    "SendStream": "iroh_anyio.streams",
+    "Derper": "iroh_anyio.derper",
+    "EndpointError": "iroh_anyio.errors",
+    "EndpointClosed": "iroh_anyio.errors",
+    "ConnectError": "iroh_anyio.errors",
+    "NodeUnreachable": "iroh_anyio.errors",
+    "ConnectTimeout": "iroh_anyio.errors",
+    "AlpnNotServed": "iroh_anyio.errors",
+    "WrongIdentity": "iroh_anyio.errors",
+    "ConnectRefused": "iroh_anyio.errors",
+    "ConnectionFailed": "iroh_anyio.errors",
+    "ConnectionClosed": "iroh_anyio.errors",
+    "ConnectionClosedByPeer": "iroh_anyio.errors",
+    "ConnectionClosedHere": "iroh_anyio.errors",
+    "ConnectionLost": "iroh_anyio.errors",
+    "StreamReset": "iroh_anyio.errors",
+    "StreamStopped": "iroh_anyio.errors",
+    "TooManyStreams": "iroh_anyio.errors",
+    "DatagramTooLarge": "iroh_anyio.errors",
 }
 
 __all__ = [
+    "AcceptFilter",
     "AlpnNotServed",
     "BiStream",
+    "CloseReason",
     "ConnectError",
     "ConnectRefused",
     "ConnectTimeout",
@@ -75,15 +88,19 @@ __all__ = [
     "ConnectionClosedHere",
     "ConnectionFailed",
     "ConnectionLost",
+    "ConnectionStats",
     "DatagramTooLarge",
     "Derper",
     "EndpointClosed",
     "EndpointError",
+    "EndpointEvent",
     "EndpointOptions",
     "IncomingAttempt",
     "MagicEndpoint",
     "NodeUnreachable",
+    "PathInfo",
     "ReceiveStream",
+    "RemoteInfo",
     "SendStream",
     "StreamReset",
     "StreamStopped",
@@ -99,7 +116,7 @@ def __getattr__(name: str) -> object:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(import_module(f"{__name__}.{module}"), name)
+        value = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise

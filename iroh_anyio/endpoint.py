@@ -19,12 +19,14 @@ from anyio.lowlevel import checkpoint
 
 from iroh_anyio import host
 from iroh_anyio.connection import Connection
+from iroh_anyio.derp_watch import DerpWatch
 from iroh_anyio.driver import Driver, UdpPort
 from iroh_anyio.errors import (
     ConnectionFailed,
-    ConnectTimeout,
     EndpointClosed,
     connect_error,
+    connect_timeout,
+    no_address,
 )
 from iroh_anyio.log_files import LogFiles
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
@@ -100,8 +102,10 @@ class MagicEndpoint(Service):
         self._is_running = False
         self._table = ConnectionTable(machine, self._driver)
         self._addr_changed = Signal()
+        self._derp_watch = DerpWatch()
         self._handlers: dict[type, Callable[[Any], None]] = {
             **self._table.handlers,
+            **self._derp_watch.handlers,
             DirectAddressesChanged: self._on_addr_changed,
             HomeDerpChanged: self._on_addr_changed,
             InterfacesRequested: self._on_interfaces_requested,
@@ -205,6 +209,11 @@ class MagicEndpoint(Service):
         return self._machine.magicsock.home_derp
 
     @property
+    def derp_problems(self) -> dict[DerpUrl, str]:
+        """DERP servers that could not be reached when last tried, and why; they are tried on."""
+        return dict(self._derp_watch.problems)
+
+    @property
     def bound_addresses(self) -> tuple[UdpAddress, ...]:
         """Where its UDP sockets are bound."""
         return tuple(udp_socket.local_address for udp_socket in self._udp.sockets)
@@ -213,6 +222,16 @@ class MagicEndpoint(Service):
     def udp_stats(self) -> tuple[UdpStats, ...]:
         """Counts of its UDP sockets, in the order of :attr:`bound_addresses`."""
         return tuple(udp_socket.stats for udp_socket in self._udp.sockets)
+
+    @property
+    def udp_unroutable(self) -> int:
+        """Datagrams dropped because no socket has the IP version of their destination."""
+        return self._udp.unroutable
+
+    @property
+    def derp_unwritten(self) -> int:
+        """Bytes dropped because the connections to DERP servers they were for broke before."""
+        return self._tcp.unwritten
 
     async def node_addr(self, *, wait: bool = True) -> NodeAddr:
         """Return all that another node needs to dial it.
@@ -261,6 +280,8 @@ class MagicEndpoint(Service):
         await checkpoint()
         self._check_running()
         addr = addr if isinstance(addr, NodeAddr) else NodeAddr(addr)
+        if not self._has_way_to(addr):
+            raise no_address(addr.node_id)
         try:
             dial = self._table.dial(addr, alpn=alpn)
         except LocalProtocolError as error:
@@ -275,13 +296,10 @@ class MagicEndpoint(Service):
         if dial.connection is not None:
             return dial.connection
         self._check_running()
+        derp_problem = self._derp_watch.problem_with(addr.derp_url)
         if dial.reason is not None:
-            raise connect_error(addr.node_id, alpn, dial.reason)
-        raise ConnectTimeout(
-            f"node {addr.node_id.fmt_short()} did not answer within {timeout:g} s: check that it "
-            "is online, and give a DERP URL or a direct address where it can be met",
-            addr.node_id,
-        )
+            raise connect_error(addr.node_id, alpn, dial.reason, derp_problem)
+        raise connect_timeout(addr.node_id, timeout, derp_problem)
 
     async def accept(self) -> Connection:
         """Return the next connection that a node made to us, waiting for it.
@@ -359,6 +377,13 @@ class MagicEndpoint(Service):
         if self._stopping:
             raise EndpointClosed("the endpoint is closed: bind another")
         raise EndpointClosed("the endpoint is not running: enter it with `async with` first")
+
+    def _has_way_to(self, addr: NodeAddr) -> bool:
+        if addr.derp_url is not None or addr.direct_addresses:
+            return True
+        # Oneself is refused by the machine, with a better reason.
+        known = self._machine.magicsock.path_info(addr.node_id).kind != "none"
+        return known or addr.node_id == self.node_id
 
     def _is_addr_known(self) -> bool:
         magicsock = self._machine.magicsock

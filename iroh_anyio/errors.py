@@ -124,8 +124,13 @@ class DatagramTooLarge(EndpointError, ValueError):
         self.limit = limit
 
 
-def connect_error(node_id: NodeId, alpn: bytes, reason: CloseReason) -> ConnectError:
-    """Return the exception for a dial that ended so."""
+def connect_error(
+    node_id: NodeId, alpn: bytes, reason: CloseReason, derp_problem: str = ""
+) -> ConnectError:
+    """Return the exception for a dial that ended so.
+
+    :param derp_problem: what is wrong with the DERP server at which the node was to be met.
+    """
     node = node_id.fmt_short()
     detail = f" ({reason.text})" if reason.text else ""
     match reason.kind:
@@ -151,7 +156,7 @@ def connect_error(node_id: NodeId, alpn: bytes, reason: CloseReason) -> ConnectE
                 reason.code,
             )
         case "unreachable" | "idle":
-            return unreachable(node_id, reason.text)
+            return unreachable(node_id, derp_problem or reason.text)
         case "application":
             return ConnectRefused(
                 f"node {node} closed the connection with code {reason.code}{detail}: ask its "
@@ -176,6 +181,28 @@ def unreachable(node_id: NodeId, detail: str = "") -> NodeUnreachable:
     return NodeUnreachable(
         f"node {node_id.fmt_short()} did not answer{why}: check that it is online, and give a "
         "DERP URL or a direct address where it can be met",
+        node_id,
+    )
+
+
+def connect_timeout(
+    node_id: NodeId, timeout: float | None, derp_problem: str = ""
+) -> ConnectTimeout:
+    """Return the exception for a dial that nobody answered within its limit."""
+    within = "" if timeout is None else f" within {timeout:g} s"
+    why = f" ({derp_problem})" if derp_problem else ""
+    return ConnectTimeout(
+        f"node {node_id.fmt_short()} did not answer{within}{why}: check that it is online, and "
+        "give a DERP URL or a direct address where it can be met",
+        node_id,
+    )
+
+
+def no_address(node_id: NodeId) -> NodeUnreachable:
+    """Return the exception for a node of which nothing but its id is known."""
+    return NodeUnreachable(
+        f"no address of node {node_id.fmt_short()} is known: give a DERP URL or a direct address "
+        "where it can be met",
         node_id,
     )
 

@@ -64,6 +64,8 @@ class TcpPort:
 
     def __init__(self, machine: TcpStreams, *, write_timeout: float = WRITE_TIMEOUT) -> None:
         self.write_timeout = write_timeout
+        self.unwritten = 0
+        """Bytes that the machine gave for connections that were gone, or broke before."""
         self.machine = machine
         self.driver: Driver[Any]
         self._connections: dict[int, _TcpConnection] = {}
@@ -90,7 +92,7 @@ class TcpPort:
             connection = self._connections.get(tcp_id)
             if connection is None:
                 # Nobody is there to read them: they must not stay queued and be asked for again.
-                self.machine.tcp_data_to_send(tcp_id)
+                self.unwritten += len(self.machine.tcp_data_to_send(tcp_id))
             elif not connection.blocked:
                 connection.write()
         if not self._broken:
@@ -297,6 +299,7 @@ class _TcpConnection:
         if self._gone.is_set():
             return
         self._gone.set()
+        self._port.unwritten += len(self._out)
         anyio.notify_closing(self._socket)
         self._socket.close()
         self._port.forget(

@@ -81,7 +81,7 @@ class UdpStats:
     received: int = 0
     sent: int = 0
     dropped: int = 0
-    """Oldest ones of a full backlog."""
+    """Oldest ones of a full backlog, and those that wait when the socket is closed."""
     failed: int = 0
     """Refused by the kernel: no route, too large, forbidden by a filter."""
     receive_errors: int = 0
@@ -209,6 +209,7 @@ class UdpSocket:
         if self._closed:
             return
         self._closed = True
+        self._stats.dropped += len(self._backlog)
         self._backlog.clear()
         self._backlogged.set()
         if self._waiters:

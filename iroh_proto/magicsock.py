@@ -137,6 +137,10 @@ class Magicsock:
         """Return where payload for a peer goes."""
         return self._finder.path_info(node_id)
 
+    def has_ponged(self, node_id: NodeId, addr: UdpAddress) -> bool:
+        """Say whether a peer answered a ping at an address of late, be it the best or not."""
+        return self._finder.has_ponged(node_id, addr)
+
     def remote_infos(self) -> list[RemoteInfo]:
         """Return what is known of all peers."""
         return self._finder.remote_infos()

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import anyio
 import click
 
-from iroh_anyio import MagicEndpoint
-from iroh_anyio.errors import EndpointError
-from iroh_proto import DecodeError, DerpMap, DerpUrl, SecretKey
+from iroh_anyio import AcceptFilter, MagicEndpoint
+from iroh_proto import DecodeError, DerpMap, DerpUrl, SecretKey, UdpAddress
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_BIND = ("0.0.0.0:0", "[::]:0")
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+DEFAULT_BIND = (UdpAddress("0.0.0.0", 0), UdpAddress("::", 0))
+
+MAX_KEY_FILE_SIZE = 64 * 1024
+"""Bytes read of a key file; the largest that is one has some hundred."""
+
+OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,19 @@ class EndpointSettings:
     """What the common options say about the endpoint to bind."""
 
     derp_urls: tuple[DerpUrl, ...]
-    bind: tuple[str, ...]
+    bind: tuple[UdpAddress, ...]
     secret_key: SecretKey | None
 
-    async def open(self, *, alpns: tuple[bytes, ...] = ()) -> MagicEndpoint:
+    async def open(
+        self, *, alpns: tuple[bytes, ...] = (), accept_filter: AcceptFilter | None = None
+    ) -> MagicEndpoint:
         """Bind the endpoint; the caller enters it."""
         return await MagicEndpoint.bind(
             secret_key=self.secret_key,
             alpns=alpns,
             derp_map=DerpMap.from_urls(self.derp_urls) if self.derp_urls else None,
             bind_addrs=self.bind,
+            accept_filter=accept_filter,
         )
 
 
@@ -47,6 +53,15 @@ def _parse_urls(
 ) -> tuple[DerpUrl, ...]:
     try:
         return tuple(DerpUrl.from_str(value) for value in values)
+    except DecodeError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def _parse_addresses(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[UdpAddress, ...]:
+    try:
+        return tuple(UdpAddress.from_str(value) for value in values)
     except DecodeError as error:
         raise click.BadParameter(str(error), ctx, param) from None
 
@@ -66,6 +81,7 @@ def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
         click.option("--no-derp", is_flag=True, help="Use direct addresses alone."),
         click.option(
             "--bind",
+            callback=_parse_addresses,
             multiple=True,
             metavar="ADDR",
             help="An ip:port to bind instead of 0.0.0.0:0 and [::]:0. Repeatable.",
@@ -87,7 +103,7 @@ def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
 def endpoint_settings(
     derp: tuple[DerpUrl, ...],
     no_derp: bool,
-    bind: tuple[str, ...],
+    bind: tuple[UdpAddress, ...],
     secret_key_file: Path | None,
 ) -> EndpointSettings:
     """Make sense of the common options together.
@@ -104,12 +120,9 @@ def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
     """Add ``-v``, which shows log messages on stderr (``-vv``: all of them)."""
 
     def set_level(ctx: click.Context, param: click.Parameter, count: int) -> None:
-        if count:
-            logging.basicConfig(
-                stream=sys.stderr,
-                level=logging.INFO if count == 1 else logging.DEBUG,
-                format="%(relativeCreated)8.0f ms %(name)s: %(message)s",
-            )
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)]
+        shown = "%(relativeCreated)8.0f ms %(name)s: " if count else "%(levelname)s: "
+        logging.basicConfig(stream=sys.stderr, level=level, format=f"{shown}%(message)s")
 
     return click.option(
         "-v",
@@ -122,22 +135,39 @@ def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def load_or_create_key(path: Path) -> SecretKey:
-    """Read a secret key (hex, base32 or an OpenSSH key file), or make one with mode 0600.
+    """Read a secret key as :func:`load_key` does, or make one with mode 0600.
+
+    :raises click.ClickException: if the file cannot be read or written, or is no key.
+    """
+    return load_key(path) if os.path.lexists(path) else create_key(path)
+
+
+def load_key(path: Path) -> SecretKey:
+    """Read a secret key: hex, base32 or an OpenSSH key file.
 
     :raises click.ClickException: if the file cannot be read or is no key.
     """
     try:
-        text = path.read_text(encoding="ascii")
-    except FileNotFoundError:
-        return create_key(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"cannot read the secret key {path}: {error}") from None
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(MAX_KEY_FILE_SIZE).decode("ascii")
+    except OSError as error:
+        raise click.ClickException(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{path} holds no secret key: it is not text") from None
     try:
-        if text.startswith("-----BEGIN OPENSSH"):
-            return SecretKey.from_openssh(text)
-        return SecretKey.from_str(text.strip())
+        is_openssh = text.startswith("-----BEGIN OPENSSH")
+        secret_key = (
+            SecretKey.from_openssh(text) if is_openssh else SecretKey.from_str(text.strip())
+        )
     except DecodeError as error:
         raise click.ClickException(f"{path} holds no secret key: {error}") from None
+    if mode & OTHERS_MAY_READ:
+        say(
+            f"warning: others may read {path} (mode {stat.S_IMODE(mode):04o}), and whoever has "
+            f"read it can be this node: chmod 600 {path}"
+        )
+    return secret_key
 
 
 def create_key(path: Path) -> SecretKey:
@@ -158,13 +188,3 @@ def create_key(path: Path) -> SecretKey:
 def say(message: str) -> None:
     """Tell the person at the terminal something, on stderr."""
     click.echo(message, err=True)
-
-
-def run(main: Callable[[], Awaitable[R]]) -> R:
-    """Run an async command; expected failures become one line on stderr and exit code 1."""
-    try:
-        return anyio.run(main)
-    except (EndpointError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None

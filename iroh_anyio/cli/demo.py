@@ -19,6 +19,7 @@ import anyio.abc
 import click
 from anyio.streams.text import TextReceiveStream
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -29,13 +30,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from iroh_anyio.cli.common import run, verbose_option
+from iroh_anyio.cli.common import verbose_option
+from iroh_anyio.cli.running import run
 from iroh_anyio.derper import Derper
 from iroh_proto import DerpMap, DerpNode
 
 SAMPLE_SIZE = 24 * 1024 * 1024  # bytes; a second or two, long enough to watch
 EXIT_WAIT = 2.0  # seconds for a node to end by itself
-TIME_LIMIT = 300.0  # seconds for the whole demonstration
+STALL_LIMIT = 60.0  # seconds without a sign of life of either node
 
 Json = dict[str, Any]
 
@@ -48,6 +50,8 @@ class Outcome:
     size: int
     events: list[Json] = field(default_factory=list)
     reports: dict[str, Json] = field(default_factory=dict)
+    stopped: str | None = None
+    """Why it was broken off, in a sentence."""
 
     def add(self, node: str, report: Json) -> None:
         """Take one line from a node."""
@@ -80,9 +84,10 @@ class Outcome:
         paths = self.paths()
         equal = "sha256" in sent and sent["sha256"] == received.get("sha256")
         first, final = (paths[0], paths[-1]) if paths else (None, None)
-        ok = equal and self.identities_verified and (first, final) == ("derp", "direct")
+        error = self._error(equal, first, final)
         return {
-            "ok": ok,
+            "ok": error is None,
+            "error": error,
             "identities_verified": self.identities_verified,
             "first_path": first,
             "final_path": final,
@@ -92,6 +97,21 @@ class Outcome:
             "sha256": received.get("sha256"),
             "events": sorted(self.events, key=lambda event: event["seconds"]),
         }
+
+    def _error(self, equal: bool, first: str | None, final: str | None) -> str | None:
+        """Say in a sentence what went wrong, if anything did."""
+        for event in self.events:
+            if event["event"] == "failed":
+                return f"the {event['node']} failed: {event['error']}"
+        if self.stopped is not None:
+            return self.stopped
+        if not self.identities_verified:
+            return "the nodes did not verify each other's identity"
+        if not equal:
+            return "the file did not arrive whole"
+        if (first, final) != ("derp", "direct"):
+            return f"the path went from {first} to {final}, not from derp to direct"
+        return None
 
 
 @click.command()
@@ -116,7 +136,7 @@ def demo(path: Path | None, as_json: bool) -> None:
     else:
         Console().print(result_table(summary))
     if not summary["ok"]:
-        raise click.ClickException(failure_reason(summary))
+        raise click.ClickException(summary["error"])
 
 
 @contextmanager
@@ -138,21 +158,34 @@ async def demonstrate(file: Path, *, quiet: bool) -> Json:
     """Run a DERP server and both nodes, and return the summary."""
     size = (await anyio.Path(file).stat()).st_size
     outcome = Outcome(time.monotonic(), size)
-    with anyio.move_on_after(TIME_LIMIT), Display(outcome, quiet=quiet) as display:
+    with anyio.move_on_after(STALL_LIMIT) as limit, Display(outcome, limit, quiet=quiet) as display:
         async with await Derper.bind(host="127.0.0.1", port=0, stun_port=0) as derper:
             server = ["--derp", derper.url, "--stun-port", str(derper.stun_port)]
             async with node("receiver", [*server, "receive"]) as receiver:
-                ready = await receiver.report()
-                display.show("receiver", ready)
-                arguments = [*server, "send", ready["node_id"], str(file)]
-                async with node("sender", arguments) as sender, anyio.create_task_group() as tasks:
-                    tasks.start_soon(display.follow, receiver)
-                    tasks.start_soon(display.follow, sender)
+                ready = await display.wait_ready(receiver)
+                if ready is not None:
+                    arguments = [*server, "send", ready["node_id"], str(file)]
+                    async with node("sender", arguments) as sender:
+                        await _follow_both(display, receiver, sender)
+    if limit.cancelled_caught:
+        outcome.stopped = f"nothing happened for {STALL_LIMIT:g} s"
     return outcome.summary()
 
 
+async def _follow_both(display: Display, receiver: Node, sender: Node) -> None:
+    """Show what both nodes report until they end, or one of them ends too early."""
+    async with anyio.create_task_group() as tasks:
+
+        async def follow(reporter: Node) -> None:
+            if not await display.follow(reporter):
+                tasks.cancel_scope.cancel()
+
+        tasks.start_soon(follow, receiver)
+        tasks.start_soon(follow, sender)
+
+
 class Node:
-    """A child process that reports in lines of JSON."""
+    """A child process that reports in lines of JSON. Iterate over it until it ends."""
 
     def __init__(self, name: str, process: anyio.abc.Process) -> None:
         self.name = name
@@ -161,13 +194,15 @@ class Node:
         self._text = TextReceiveStream(process.stdout)
         self._rest = ""
 
-    async def report(self) -> Json:
-        """Return the next report.
+    def __aiter__(self) -> Node:
+        return self
 
-        :raises anyio.EndOfStream: when the process ended.
-        """
+    async def __anext__(self) -> Json:
         while "\n" not in self._rest:
-            self._rest += await self._text.receive()
+            try:
+                self._rest += await self._text.receive()
+            except anyio.EndOfStream:
+                raise StopAsyncIteration from None
         line, _, self._rest = self._rest.partition("\n")
         report: Json = json.loads(line)
         return report
@@ -175,28 +210,34 @@ class Node:
 
 @asynccontextmanager
 async def node(name: str, arguments: list[str]) -> AsyncIterator[Node]:
-    """Run a node in a process of its own, which ends with the block."""
+    """Run a node in a process of its own, which ends with the block, or with this process."""
     command = [sys.executable, "-m", "iroh_anyio.cli.demo_node", *arguments]
     process = await anyio.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None
+        command,
+        stdin=subprocess.PIPE,  # its end is how a node learns that it shall end
+        stdout=subprocess.PIPE,
+        stderr=None,
+        start_new_session=True,  # Ctrl-C is for this process, which ends the others in good order
     )
+    assert process.stdin is not None
     try:
         yield Node(name, process)
     finally:
         with anyio.CancelScope(shield=True):
-            # Terminating a process that is just ending by itself confuses asyncio's bookkeeping.
+            await process.stdin.aclose()
             with anyio.move_on_after(EXIT_WAIT) as waiting:
                 await process.wait()
             if waiting.cancelled_caught:
-                process.terminate()
+                process.kill()
             await process.aclose()
 
 
 class Display:
     """Shows the time line and a progress bar on stderr."""
 
-    def __init__(self, outcome: Outcome, *, quiet: bool) -> None:
+    def __init__(self, outcome: Outcome, limit: anyio.CancelScope, *, quiet: bool) -> None:
         self._outcome = outcome
+        self._limit = limit
         console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -215,17 +256,27 @@ class Display:
     def __exit__(self, *exc_info: object) -> None:
         self._progress.stop()
 
-    async def follow(self, reporter: Node) -> None:
-        """Show the reports of one node until it ends."""
-        while True:
-            try:
-                report = await reporter.report()
-            except anyio.EndOfStream:
-                return
+    async def wait_ready(self, reporter: Node) -> Json | None:
+        """Show the reports of one node until it is ready, and return that one."""
+        async for report in reporter:
             self.show(reporter.name, report)
+            if report["event"] == "ready":
+                return report
+        self._outcome.stopped = f"the {reporter.name} did not start"
+        return None
+
+    async def follow(self, reporter: Node) -> bool:
+        """Show the reports of one node until it ends; return whether it was done with its work."""
+        async for report in reporter:
+            self.show(reporter.name, report)
+        is_done = f"{reporter.name}.done" in self._outcome.reports
+        if not is_done and self._outcome.stopped is None:
+            self._outcome.stopped = f"the {reporter.name} ended too early"
+        return is_done
 
     def show(self, name: str, report: Json) -> None:
         """Show one report."""
+        self._limit.deadline = anyio.current_time() + STALL_LIMIT
         self._outcome.add(name, report)
         if report["event"] == "progress":
             if self._task is None:
@@ -233,8 +284,14 @@ class Display:
             self._progress.update(self._task, completed=report["bytes"])
             return
         at = (report["at"] - self._outcome.started) * 1000
-        self._progress.console.print(
-            f"[dim]{at:8.1f} ms[/]  [cyan]{name:8}[/]  {describe(report)}", highlight=False
+        console = self._progress.console
+        console.print(
+            f"[dim]{at:8.1f} ms[/]  [cyan]{name:8}[/]  {describe(report)}",
+            highlight=False,
+            # One line each: cut at the edge of a terminal, whole in a file.
+            soft_wrap=not console.is_terminal,
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
 
@@ -248,17 +305,18 @@ def describe(report: Json) -> str:
         case "verified":
             return f"handshake done: peer proved to be {report['node_id'][:10]}…"
         case "pong":
-            return f"pong from {report['addr']} after {report['latency'] * 1000:.2f} ms"
+            return f"pong after {report['latency'] * 1000:.2f} ms from {escape(report['addr'])}"
         case "call_me_maybe":
-            return f"peer asks to be pinged at {report['addresses']} addresses"
+            count = report["addresses"]
+            return f"peer asks to be pinged at {count} address{'' if count == 1 else 'es'}"
         case "path":
             latency = report["latency"]
             took = "" if latency is None else f" ({latency * 1000:.2f} ms)"
-            return f"[bold]path: {report['kind']}[/] {report['addr']}{took}"
+            return f"[bold]path: {report['kind']}[/] {escape(report['addr'])}{took}"
         case "done":
             return f"{report['bytes']:,} bytes, sha256 {report['sha256'][:16]}…"
         case "failed":
-            return f"[red]{report['error']}[/]"
+            return f"[red]{escape(report['error'])}[/]"
         case other:
             return str(other)
 
@@ -279,18 +337,6 @@ def result_table(summary: Json) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def failure_reason(summary: Json) -> str:
-    """Say in a sentence why the demonstration failed."""
-    for event in summary["events"]:
-        if event["event"] == "failed":
-            return f"the {event['node']} failed: {event['error']}"
-    if not summary["identities_verified"]:
-        return "the nodes did not verify each other's identity"
-    if not summary["sha256_equal"]:
-        return "the file did not arrive whole"
-    return f"the path went from {summary['first_path']} to {summary['final_path']}, not to direct"
 
 
 def demo_map(url: str, stun_port: int) -> DerpMap:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import click
 
 from iroh_anyio import MagicEndpoint
 from iroh_anyio.cli.demo import demo_map
+from iroh_anyio.cli.running import run, run_commands
 from iroh_anyio.connection import Connection
 from iroh_anyio.errors import EndpointError
 from iroh_anyio.quic.events import EndpointEvent
-from iroh_proto import DerpMap, NodeAddr, NodeId
+from iroh_proto import DerpAddress, DerpMap, NodeAddr, NodeId
 from iroh_proto.derp.pool_events import HomeDerpChanged
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PongReceived
 from iroh_proto.paths.finder import PathChanged
@@ -40,7 +42,8 @@ def observe(event: EndpointEvent) -> None:
         case HomeDerpChanged(url=url):
             report("home", url=str(url))
         case PongReceived(addr=addr, latency=latency):
-            report("pong", addr=str(addr), latency=latency)
+            by = addr.url if isinstance(addr, DerpAddress) else addr
+            report("pong", addr=str(by), latency=latency)
         case PathChanged(path=path) if path.kind != "none":
             report("path", kind=path.kind, addr=str(path.addr), latency=path.latency)
         case CallMeMaybeReceived(addresses=addresses):
@@ -62,7 +65,7 @@ def commands(ctx: click.Context, derp: str, stun_port: int) -> None:
 @click.pass_obj
 def receive(where: tuple[str, DerpMap]) -> None:
     """Receive one file."""
-    anyio.run(_receive, where[1])
+    run(lambda: _work(_receive(where[1])))
 
 
 @commands.command()
@@ -72,7 +75,23 @@ def receive(where: tuple[str, DerpMap]) -> None:
 def send(where: tuple[str, DerpMap], node_id: str, file: Path) -> None:
     """Send one file."""
     addr = NodeAddr(NodeId.from_str(node_id), derp_url=where[0])
-    anyio.run(_send, where[1], addr, file)
+    run(lambda: _work(_send(where[1], addr, file)))
+
+
+async def _work(part: Coroutine[Any, Any, None]) -> None:
+    """Do this node's part for as long as the demonstration lives, and report its failure."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_with_parent, tasks.cancel_scope)
+        try:
+            await part
+        except (EndpointError, OSError) as error:
+            report("failed", error=str(error))
+        tasks.cancel_scope.cancel()
+
+
+async def _end_with_parent(scope: anyio.CancelScope) -> None:
+    await anyio.wait_readable(sys.stdin)  # nobody writes to it: it is readable when it ends
+    scope.cancel()
 
 
 async def _receive(derp_map: DerpMap) -> None:
@@ -96,11 +115,7 @@ async def _receive(derp_map: DerpMap) -> None:
 async def _send(derp_map: DerpMap, addr: NodeAddr, file: Path) -> None:
     async with await MagicEndpoint.bind(derp_map=derp_map, on_event=observe) as endpoint:
         report("ready", node_id=str(endpoint.node_id))
-        try:
-            connection = await endpoint.connect(addr, alpn=ALPN)
-        except EndpointError as error:
-            report("failed", error=str(error))
-            raise SystemExit(1) from None
+        connection = await endpoint.connect(addr, alpn=ALPN)
         report("verified", node_id=str(connection.remote_node_id))
         await _send_file(connection, file)
         with anyio.move_on_after(DIRECT_WAIT):
@@ -133,4 +148,4 @@ async def _send_file(connection: Connection, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    commands()
+    run_commands(commands, "demo_node")

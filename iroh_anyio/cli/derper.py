@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import anyio
 import click
 
-from iroh_anyio.cli.common import run, say, verbose_option
+from iroh_anyio.cli.common import verbose_option
+from iroh_anyio.cli.running import run
 from iroh_anyio.derper import Derper
+from iroh_proto import DecodeError, UdpAddress
 
 DEV_PORT = 3340
 STUN_PORT = 3478
 
 
+def _parse_host(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        return UdpAddress.of(value, 0).ip
+    except DecodeError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
 @click.command()
 @click.option("--dev", is_flag=True, help="Plain HTTP for trying things out (the only form yet).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="IP address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=_parse_host,
+    metavar="IP",
+    help="Address to listen on; 0.0.0.0 or :: for all, so that other machines can use it.",
+)
 @click.option(
     "--port", default=DEV_PORT, show_default=True, type=click.IntRange(0, 65535), help="TCP port."
 )
@@ -39,9 +56,12 @@ def derper(dev: bool, host: str, port: int, stun_port: int) -> None:
 
 
 async def _serve(host: str, port: int, stun_port: int) -> None:
-    async with await Derper.bind(host=host, port=port, stun_port=stun_port) as server:
-        if server.stun_port is None:
-            say(f"warning: UDP port {stun_port} is taken; running without STUN")
+    try:
+        derper = await Derper.bind(host=host, port=port, stun_port=stun_port)
+    except OSError as error:
+        advice = ": give another --port" if error.errno == errno.EADDRINUSE else ""
+        raise click.ClickException(f"{error.strerror}{advice}") from None
+    async with derper as server:
         listening = {"url": server.url, "port": server.port, "stun_port": server.stun_port}
         click.echo(json.dumps(listening))
         await anyio.sleep_forever()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from iroh_anyio.cli.common import create_key, load_or_create_key, say
+from iroh_anyio.cli.common import create_key, load_key, say
 from iroh_proto import NodeId, SecretKey
 
 
@@ -41,7 +41,7 @@ def generate(file: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print every spelling of it as JSON.")
 def show(file: Path, as_json: bool) -> None:
     """Print the node id of the secret key in FILE (hex, base32 or an OpenSSH key file)."""
-    _show(load_or_create_key(file).public, as_json)
+    _show(load_key(file).public, as_json)
 
 
 def _show(node_id: NodeId, as_json: bool) -> None:

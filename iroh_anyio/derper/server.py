@@ -127,6 +127,11 @@ class Derper(Service):
         return self._stun.stats
 
     @property
+    def unwritten(self) -> int:
+        """Bytes dropped because the connections they were for broke before."""
+        return self._acceptor.unwritten
+
+    @property
     def connections(self) -> int:
         """TCP connections being served."""
         return len(self._acceptor)
@@ -164,7 +169,8 @@ def _bind_stun(ips: Sequence[str], port: int) -> list[UdpSocket]:
             sockets.append(UdpSocket(UdpAddress(ip, port), offload=False))
         except OSError as error:
             if not sockets:
-                logger.warning("UDP port %d is taken, running without STUN: %s", port, error)
+                why = error.strerror or error
+                logger.warning("UDP port %d is taken, running without STUN: %s", port, why)
                 break
             logger.info("no STUN on %s: %s", ip, error)
         else:

@@ -225,6 +225,11 @@ class NodeConnection:
         self._closing = Closing()
         self.dial(now)
 
+    def hurry(self, deadline: float) -> None:
+        """Give up the handshake at ``deadline`` unless it is given up before."""
+        if self._handshake_deadline is not None:
+            self._handshake_deadline = min(deadline, self._handshake_deadline)
+
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """Take datagrams that are addressed to this connection."""
         self.heard = False

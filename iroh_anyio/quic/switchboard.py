@@ -20,7 +20,7 @@ from iroh_anyio.quic.header import LONG_HEADER, long_destination_cid
 from iroh_anyio.quic.node_quic import NodeQuic, QuicFactory
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.tls import IdentityKind
-from iroh_proto.address import Address, NodeAddr
+from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.magicsock import Magicsock, PathInfo, PayloadKey, ReceivedPayload
 from iroh_proto.timers import TimerTable
@@ -35,6 +35,10 @@ not all need to carry answers."""
 
 SOURCES_LIMIT = 8
 """Addresses at which a peer may be heard between two looks at its connection."""
+
+SECOND_OPINION_TIME = 2.0
+"""Seconds for another address to answer a dial after one refused: a few round trips, since the
+refusal is most likely the node's own."""
 
 _CID_END = 1 + CONNECTION_ID_SIZE
 
@@ -303,6 +307,8 @@ class Switchboard:
         conn.sources.clear()
         if dial is not None and self._goes_on(conn, dial, reason, source):
             conn.replace(self._dialling_quic(dial, now), now)
+            if dial.passed_over:
+                conn.hurry(now + SECOND_OPINION_TIME)
             self._touched[conn] = None
             return
         conn.is_reported = True
@@ -324,9 +330,9 @@ class Switchboard:
     ) -> bool:
         if conn.is_established:
             return False
-        path = self._magicsock.path_info(dial.addr.node_id)
-        # Only a pong has a latency: without a server the path counts as direct before any proof.
-        is_proven = path.kind == "direct" and path.addr == source and path.latency is not None
+        is_proven = isinstance(source, UdpAddress) and self._magicsock.has_ponged(
+            dial.addr.node_id, source
+        )
         return dial.goes_on(reason, context=conn.context, source=source, is_proven_source=is_proven)
 
     def _leave_node(self, conn: NodeConnection) -> None:

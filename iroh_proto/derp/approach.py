@@ -5,11 +5,14 @@ way to try next, on a new connection. Without a configured dialect::
 
     GET /relay, framed        101: v3
       404 -> GET /derp, framed      101, then a ServerKey: v2; silence: v3
-      400 -> GET /relay, websocket  101: v3
+      400 -> GET /relay, websocket  101 with a subprotocol: relay-v1 or relay-v2; without: v3
+        404 -> GET /derp, websocket   101: v3
 
-No way leads back to one before it, so that trying ends after three. Servers of 0.20 to 0.90 know
-both paths, older ones only ``/derp``. That a websocket is tried at all is for proxies that let
-nothing else pass.
+No way leads back to one before it, so that trying ends after three. Servers of 0.91 and later know
+nothing but websockets, those of 0.20 to 0.90 both paths and forms, older ones only ``/derp``.
+Framed is tried first as it costs both sides least where there is a choice; a server that lacks it
+says so in one round trip. To older servers, too, the websocket is for proxies that let nothing else
+pass.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import NamedTuple
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.codec import Form
 from iroh_proto.derp.dialects import DIALECTS
+from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.errors import LocalProtocolError
 
 RELAY_PATH = "/relay"
@@ -41,12 +45,25 @@ _NOT_THIS_WAY = frozenset(
 class Approach(NamedTuple):
     """How a connection to a server begins.
 
-    :ivar dialect: a key of ``DIALECTS``; ``None`` to let the server speak first if it does.
+    :ivar dialect: a key of ``DIALECTS``; ``None`` to let the server show it: by speaking first, or
+        by the subprotocol that it chooses for a websocket.
     """
 
     dialect: str | None
     path: str
     form: Form
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """The websocket subprotocols to offer, the best first: those of the dialect or before."""
+        if self.form != "websocket" or self.path != RELAY_PATH:
+            return ()
+        known = tuple(SUBPROTOCOLS)
+        if self.dialect is None:
+            return known
+        return next(
+            (known[at:] for at, name in enumerate(known) if SUBPROTOCOLS[name] == self.dialect), ()
+        )
 
 
 def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
@@ -59,7 +76,11 @@ def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
         raise LocalProtocolError(f"no DERP dialect {dialect!r}; there are {', '.join(DIALECTS)}")
     if dialect == "v2":
         return Approach("v2", DERP_PATH, "framed")
-    return Approach("v3", RELAY_PATH, "websocket" if url.scheme in ("ws", "wss") else "framed")
+    if dialect in SUBPROTOCOLS.values():
+        return Approach(dialect, RELAY_PATH, "websocket")
+    if url.scheme in ("ws", "wss"):
+        return Approach(dialect, RELAY_PATH, "websocket")
+    return Approach("v3", RELAY_PATH, "framed")
 
 
 def next_approach(approach: Approach, status: int, *, dialect: str | None) -> Approach | None:
@@ -68,11 +89,11 @@ def next_approach(approach: Approach, status: int, *, dialect: str | None) -> Ap
     :param dialect: the configured one, as for :func:`first_approach`.
     :returns: ``None`` if there is none that this status makes likely.
     """
-    if approach.path != RELAY_PATH:
+    if approach.path != RELAY_PATH or dialect in SUBPROTOCOLS.values():
         return None
     if status == HTTPStatus.NOT_FOUND:
         is_certain = dialect is not None or approach.form == "websocket"
         return Approach("v3" if is_certain else None, DERP_PATH, approach.form)
     if status in _NOT_THIS_WAY and approach.form == "framed":
-        return Approach("v3", RELAY_PATH, "websocket")
+        return Approach(dialect, RELAY_PATH, "websocket")
     return None

@@ -4,12 +4,12 @@ States::
 
     idle -> upgrading -> [listening] -> handshaking -> connected -> over
 
-``listening`` is for servers of unknown generation: one that sends its key first speaks v2, one
-that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpClient.start`, and when the
-connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
+``listening`` is for servers of unknown generation on ``/derp``: one that sends its key first speaks
+v2, one that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpClient.start`, and
+when the connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
 
-What keeps a connection alive, by dialect: on v3 the client pings after 15 s of silence and wants
-the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on both.
+What keeps a connection alive, by dialect: from v3 on the client pings after 15 s of silence and
+wants the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on all.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs``, v0.35.0
 ``iroh/src/magicsock/relay_actor.rs`` and ``iroh-relay/src/ping_tracker.rs``.
@@ -26,7 +26,9 @@ from typing import Literal, TypeAlias
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach, first_approach, next_approach
 from iroh_proto.derp.codec import FrameCodec
+from iroh_proto.derp.datagram_frames import RecvDatagram, RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect
+from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpClientEvent,
@@ -40,6 +42,7 @@ from iroh_proto.derp.events import (
 )
 from iroh_proto.derp.frames import (
     PING_SIZE,
+    RECOVERED,
     Frame,
     Health,
     KeepAlive,
@@ -48,11 +51,13 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    Status,
     pack_datagrams,
     packed_size,
     split_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
+from iroh_proto.derp.inbox import Inbox
 from iroh_proto.derp.ping_tracker import PingTracker
 from iroh_proto.derp.rate import TokenBucket
 from iroh_proto.derp.send_queue import SendQueue
@@ -67,13 +72,6 @@ CONNECT_TIMEOUT = 10.0
 LISTEN_TIME = 1.0
 """Seconds that a server of unknown generation has to speak first. One of v2 does so in the flight
 of its 101; the wait is for slow machines."""
-
-RECEIVED_LIMIT = 16_384
-"""Payloads waiting for :meth:`DerpClient.received_payloads`; past it the oldest go. A host that
-drains after each input never meets it."""
-
-HEARD_OF_LIMIT = 4_096
-"""Nodes remembered to have sent through this connection; past it the first of them is forgotten."""
 
 _ALL = 1 << 30  # the queue is bounded, far below this
 _FIRST_BYTE_OF_SERVER_KEY = 1
@@ -106,7 +104,11 @@ class DerpClient:
         self._configured = dialect
         self._approach = approach or first_approach(url, dialect)
         self._upgrade = ClientUpgrade(
-            url=url, path=self._approach.path, form=self._approach.form, rng=rng
+            url=url,
+            path=self._approach.path,
+            form=self._approach.form,
+            rng=rng,
+            subprotocols=self._approach.subprotocols,
         )
         self._state: _State = "idle"
         self._dialect: Dialect | None = None
@@ -119,11 +121,10 @@ class DerpClient:
         self._listen_deadline: float | None = None
         self._tracker: PingTracker | None = None
         self._has_ponged = False
-        self._heard_of: dict[NodeId, None] = {}
         self._events: deque[DerpClientEvent] = deque()
-        self._received: deque[ReceivedDatagrams] = deque()
         self._queue = SendQueue()
         self._stats = DerpClientStats()
+        self._inbox = Inbox(self._stats)
 
     # Getters
 
@@ -149,7 +150,7 @@ class DerpClient:
 
     def has_heard_of(self, node_id: NodeId) -> bool:
         """Say whether the node sent something, and the server has not said since that it left."""
-        return node_id in self._heard_of
+        return self._inbox.has_heard_of(node_id)
 
     # Commands
 
@@ -184,14 +185,15 @@ class DerpClient:
             if self._is_too_fast(payload, now):
                 continue
             packet = self._codec.encode_packets(dst, [payload])
-            self._stats.packets_dropped += self._queue.push_packets(packet, 1)
+            if packet:  # later dialects have no empty datagrams
+                self._stats.packets_dropped += self._queue.push_packets(packet, 1)
         self._stats.datagrams_sent += len(datagrams)
 
     def note_preferred(self, preferred: bool, *, now: float) -> None:
         """Say whether this server is the home; it is told as soon as it can be."""
         self._time.advance(now)
         if preferred != self._is_preferred and self._state == "connected":
-            self._send(NotePreferred(preferred))
+            self._tell_preference(preferred)
         self._is_preferred = preferred
 
     def ping(self, *, now: float) -> None:
@@ -254,9 +256,7 @@ class DerpClient:
 
     def received_payloads(self) -> list[ReceivedDatagrams]:
         """Return what other nodes sent, in order, and forget it."""
-        received = list(self._received)
-        self._received.clear()
-        return received
+        return self._inbox.take()
 
     def next_event(self) -> DerpClientEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -297,11 +297,19 @@ class DerpClient:
         return trailing
 
     def _begin(self, now: float) -> None:
-        if self._approach.dialect is None:
+        wanted = self._approach.dialect
+        chosen = self._upgrade.subprotocol
+        if chosen is not None:
+            self._speak(SUBPROTOCOLS[chosen], now)
+        elif self._approach.form == "websocket" and wanted in (None, "v3"):
+            self._speak("v3", now)
+        elif wanted in SUBPROTOCOLS.values():
+            self._lose("the server chose no websocket subprotocol")
+        elif wanted is None:
             self._state = "listening"
             self._listen_deadline = now + LISTEN_TIME
         else:
-            self._speak(self._approach.dialect, now)
+            self._speak(wanted, now)
 
     def _speak(self, name: str, now: float) -> None:
         """Begin the handshake of a dialect."""
@@ -326,7 +334,7 @@ class DerpClient:
         approach = self._approach._replace(dialect=name)
         self._events.append(DerpConnected(dialect=name, approach=approach))
         if self._is_preferred:
-            self._send(NotePreferred(True))
+            self._tell_preference(True)
         self._send_ping(self._tracker, now, is_strict=False)
 
     # Frames
@@ -336,7 +344,10 @@ class DerpClient:
             if self._tracker is None:
                 self._receive_handshake(frame, now)
             elif isinstance(frame, RecvPacket):
-                self._receive_packet(frame)
+                datagrams = split_datagrams(frame.payload)
+                if packed_size(datagrams) != len(frame.payload):
+                    self._stats.payloads_cut_short += 1
+                self._inbox.put(frame.src, datagrams)
             else:
                 self._receive_other(self._tracker, frame, now)
             if self._state == "over":
@@ -361,24 +372,10 @@ class DerpClient:
         if self._handshake.is_done:
             self._connect(self._handshake, now)
 
-    def _receive_packet(self, packet: RecvPacket) -> None:
-        if packet.src not in self._heard_of:
-            if len(self._heard_of) >= HEARD_OF_LIMIT:
-                del self._heard_of[next(iter(self._heard_of))]
-            self._heard_of[packet.src] = None
-        datagrams = split_datagrams(packet.payload)
-        if packed_size(datagrams) != len(packet.payload):
-            self._stats.payloads_cut_short += 1
-        if not datagrams:
-            return
-        self._stats.datagrams_received += len(datagrams)
-        if len(self._received) >= RECEIVED_LIMIT:
-            self._received.popleft()
-            self._stats.payloads_dropped += 1
-        self._received.append(ReceivedDatagrams(packet.src, datagrams))
-
     def _receive_other(self, tracker: PingTracker, frame: Frame, now: float) -> None:
         match frame:
+            case RecvDatagram() | RecvDatagramBatch():
+                self._inbox.put(frame.src, frame.datagrams())
             case KeepAlive():
                 pass
             case Ping():
@@ -389,9 +386,12 @@ class DerpClient:
                     self._has_ponged = True
                     self._events.append(PongReceived(latency=latency))
             case PeerGoneFrame():
-                self._heard_of.pop(frame.node_id, None)
+                self._inbox.forget(frame.node_id)
                 self._events.append(PeerGone(node_id=frame.node_id))
             case Health():
+                problem = "" if frame.problem == RECOVERED else frame.problem
+                self._events.append(HealthReported(problem=problem))
+            case Status():
                 self._events.append(HealthReported(problem=frame.problem))
             case Restarting():
                 self._events.append(
@@ -415,6 +415,10 @@ class DerpClient:
         tracker.note_ping(data, is_strict=is_strict, now=now)
         self._send(Ping(data))
 
+    def _tell_preference(self, preferred: bool) -> None:
+        if self._dialect is not None and self._dialect.tells_preference:
+            self._send(NotePreferred(preferred))
+
     def _is_too_fast(self, payload: bytes, now: float) -> bool:
         if self._bucket is None or self._bucket.take(KEY_SIZE + len(payload), now=now):
             return False
@@ -432,13 +436,14 @@ class DerpClient:
     # The end
 
     def _lose(self, reason: str, retry: Approach | None = None) -> None:
+        self._stats.packets_dropped += self._queue.packets
         self._queue = SendQueue()
         self._end(RemoteProtocolError(reason), retry or self._guess())
 
     def _guess(self) -> Approach | None:
         """Return how to go on with a server that was silent at first and then disappointed."""
-        was_a_guess = self._approach.dialect is None and self._dialect is DIALECTS["v3"]
-        if not was_a_guess or self._has_ponged:
+        was_a_guess = self._approach.dialect is None and self._approach.form == "framed"
+        if not was_a_guess or self._dialect is not DIALECTS["v3"] or self._has_ponged:
             return None
         return self._approach._replace(dialect="v2")
 

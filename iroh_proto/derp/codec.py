@@ -6,11 +6,10 @@ Framed, on TCP or TLS behind the HTTP upgrade::
     length  u32be    of the body
     body    length bytes
 
-Websocket: one binary message per frame, ``number (1) || body``, no length; text messages are
-skipped. wsproto parses the messages. They are built here, because wsproto takes its masks from the
-operating system and not from the machine's ``rng``.
+Websocket: one binary message per frame, ``number (1) || body``, no length
+(:mod:`iroh_proto.derp.websocket`).
 
-Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``; RFC 6455 section 5.
+Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Literal, Protocol, TypeAlias
 
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection
-from wsproto.events import Ping as WebsocketPing
-from wsproto.frame_protocol import CloseReason, Opcode
-
 from iroh_proto.derp.frames import (
+    HEADER,
+    KEYED_HEADER,
     PACKET_LIMIT,
+    RELAYED_PACKET,
     Frame,
     FrameTable,
     PacketGroups,
@@ -35,27 +32,16 @@ from iroh_proto.derp.frames import (
     SendPacket,
     node_id_of,
 )
+from iroh_proto.derp.segments import holds_segments, packed_parts
+from iroh_proto.derp.websocket import WebsocketMessages
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, NodeId
 
 Form: TypeAlias = Literal["framed", "websocket"]
 """How frames stand on the stream: one behind the other, or as messages of a websocket."""
 
-HEADER = Struct(">BI")
-KEYED_HEADER = Struct(">BI32s")
-"""The header of a frame whose body begins with a node id, together with that id."""
-
-RELAYED_PACKET = 5
-"""The number of RecvPacket, in every dialect that relays Ed25519 identities in this form."""
-
 _UNREAD_KEYED_HEADER = Struct(">5s32s")
 _PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
-_FINAL = 0x80
-_MASKED = 0x80
-_MASK_SIZE = 4
-_SHORT_LENGTH_LIMIT = 125
-_U16_LENGTH = 126
-_U64_LENGTH = 127
 
 
 class FrameCodec(Protocol):
@@ -126,8 +112,8 @@ class FramedCodec:
     def __init__(self, table: FrameTable, *, is_server: bool) -> None:
         self._table = table
         self._is_server = is_server
-        self._receives = table.send_packet if is_server else table.recv_packet
-        self._sends = table.recv_packet if is_server else table.send_packet
+        self._receives = table.number_of(SendPacket if is_server else RecvPacket)
+        self._sends = table.number_of(RecvPacket if is_server else SendPacket)
         self._partial = bytearray()
         self._wanted = HEADER.size  # bytes that must be there before another look is worth it
         self.error: DecodeError | None = None
@@ -221,7 +207,9 @@ class FramedCodec:
         return b"".join(parts)
 
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
-        """Return the packets in one piece, as they are."""
+        """Return the packets in one piece, up to v3 as they are."""
+        if parts[0][0] != RELAYED_PACKET:  # holds_segments(), without a call
+            parts = packed_parts(parts)
         return [b"".join(parts)]
 
     def replies(self) -> bytes:
@@ -321,54 +309,45 @@ class WebsocketCodec:
         does not mask, gives ``None``.
     """
 
-    __slots__ = (
-        "_connection",
-        "_mask_rng",
-        "_message",
-        "_replies",
-        "_sends",
-        "_table",
-        "error",
-        "is_closed",
-    )
+    __slots__ = ("_messages", "_sends", "_table", "error")
 
     def __init__(self, table: FrameTable, *, mask_rng: random.Random | None) -> None:
-        is_server = mask_rng is None
         self._table = table
-        self._mask_rng = mask_rng
-        self._sends = table.recv_packet if is_server else table.send_packet
-        self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
-        self._message = bytearray()
-        self._replies: list[bytes] = []
+        self._sends = table.number_of(SendPacket if mask_rng is not None else RecvPacket)
+        self._messages = WebsocketMessages(mask_rng=mask_rng, check=self._check_length)
         self.error: DecodeError | None = None
-        self.is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the peer began the closing handshake."""
+        return self._messages.is_closed
 
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
         try:
-            for message in self._messages(data):
+            for message in self._take(data):
                 frames.append(self._table.decode_message(message))  # noqa: PERF401  # kept on error
         except DecodeError as error:
-            self._fail(error)
+            self.error = error
         return frames
 
     def receive_one(self, data: bytes) -> Frame | None:
         """Return the first frame that ``data`` completes; what follows waits for the next call."""
         try:
-            for message in self._messages(data):
+            for message in self._take(data):
                 return self._table.decode_message(message)
         except DecodeError as error:
-            self._fail(error)
+            self.error = error
         return None
 
     def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
-        packet = bytes((self._table.send_packet,))
+        packet = bytes((self._table.number_of(SendPacket),))
         try:
-            for message in self._messages(data):
+            for message in self._take(data):
                 length = len(message) - 1
                 if message[:1] == packet and KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
                     if not groups:
@@ -380,7 +359,7 @@ class WebsocketCodec:
                 frames.append(self._table.decode_message(message))
                 groups = {}
         except DecodeError as error:
-            self._fail(error)
+            self.error = error
         return frames
 
     def encode(self, frame: Frame) -> bytes:
@@ -388,84 +367,34 @@ class WebsocketCodec:
 
         :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
         """
-        return self._build(Opcode.BINARY, self._table.encode_message(frame))
+        return self._messages.build(self._table.encode_message(frame))
 
     def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         start = bytes((self._sends,)) + node_id
-        return b"".join(self._build(Opcode.BINARY, start + payload) for payload in payloads)
+        return b"".join(self._messages.build(start + payload) for payload in payloads)
 
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
         """Return one piece per packet, which is a message without a length."""
+        if holds_segments(parts):
+            parts = packed_parts(parts)
         number = bytes((self._sends,))
         return [
-            self._build(Opcode.BINARY, b"".join((number, header[HEADER.size :], payload)))
+            self._messages.build(b"".join((number, header[HEADER.size :], payload)))
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
         ]
 
     def replies(self) -> bytes:
         """Return what the form itself answers (a websocket's pongs), and forget it."""
-        if not self._replies:
-            return b""
-        replies = b"".join(self._replies)
-        self._replies.clear()
-        return replies
+        return self._messages.replies()
 
     def goodbye(self) -> bytes:
         """Return the frame that begins the closing handshake."""
-        return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
+        return self._messages.goodbye()
 
-    def _messages(self, data: bytes) -> Iterator[bytes]:
-        if self.error is not None or self.is_closed:
-            return
-        self._connection.receive_data(data)
-        for event in self._connection.events():
-            if isinstance(event, BytesMessage):
-                self._message += event.data
-                self._check_size()
-                if event.message_finished:
-                    message = bytes(self._message)
-                    self._message.clear()
-                    yield message
-            elif isinstance(event, WebsocketPing):
-                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
-            elif isinstance(event, CloseConnection):
-                self._take_close(event)
+    def _take(self, data: bytes) -> Iterator[bytes]:
+        return iter(()) if self.error is not None else self._messages.receive(data)
 
-    def _check_size(self) -> None:
-        if self._message and len(self._message) - 1 > self._table.longest(self._message[0]):
-            raise DecodeError(f"a message of more than {len(self._message) - 1} bytes")
-
-    def _take_close(self, event: CloseConnection) -> None:
-        if self._connection.state is not ConnectionState.REMOTE_CLOSING:
-            raise DecodeError(f"not a websocket frame: {event.reason}")
-        # 1005 stands for a close without a code and must not be sent (RFC 6455 section 7.4.1).
-        has_code = event.code != CloseReason.NO_STATUS_RCVD
-        code = int(event.code).to_bytes(2, "big") if has_code else b""
-        self._replies.append(self._build(Opcode.CLOSE, code))
-        self.is_closed = True
-
-    def _fail(self, error: DecodeError) -> None:
-        self.error = error
-        self._message.clear()
-
-    def _build(self, opcode: Opcode, payload: bytes) -> bytes:
-        length = len(payload)
-        masked = 0 if self._mask_rng is None else _MASKED
-        if length <= _SHORT_LENGTH_LIMIT:
-            header = bytes((_FINAL | opcode, masked | length))
-        elif length < 1 << 16:
-            header = bytes((_FINAL | opcode, masked | _U16_LENGTH)) + length.to_bytes(2, "big")
-        else:
-            header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
-        if self._mask_rng is None:
-            return header + payload
-        mask = self._mask_rng.randbytes(_MASK_SIZE)
-        return header + mask + _apply_mask(payload, mask)
-
-
-def _apply_mask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    stream = mask * (size // _MASK_SIZE + 1)
-    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")
-    return masked.to_bytes(size, "big")
+    def _check_length(self, number: int, length: int) -> None:
+        if length > self._table.longest(number):
+            raise DecodeError(f"a message of more than {length} bytes")

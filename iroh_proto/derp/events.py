@@ -95,7 +95,8 @@ class DerpClientStats:
     :ivar datagrams_sent: datagrams queued for the wire.
     :ivar datagrams_received: datagrams that came from other nodes.
     :ivar datagrams_unsent: datagrams that came after the end, or faster than the server allows.
-    :ivar packets_dropped: packets, of one datagram or more, that a slow wire pushed out.
+    :ivar packets_dropped: packets, of one datagram or more, that a slow wire pushed out, or that
+        waited when the connection was lost.
     :ivar payloads_cut_short: payloads whose last datagram was not whole.
     :ivar payloads_dropped: received payloads that the owner did not take in time.
     :ivar replies_dropped: answers not sent because too many were waiting.

@@ -40,6 +40,33 @@ the other side buffer more."""
 PING_SIZE = 8
 """Bytes of data in a Ping and its Pong."""
 
+HEADER = Struct(">BI")
+"""What comes before the body of a framed frame: its number and the body's length."""
+
+KEYED_HEADER = Struct(">BI32s")
+"""The header of a frame whose body begins with a node id, together with that id."""
+
+RELAYED_PACKET = 5
+"""The number of RecvPacket, in every dialect that has it."""
+
+STATUS_HEALTHY = 0
+STATUS_SAME_NODE_ID = 1
+STATUS_RATE_LIMITED = 2
+
+SAME_NODE_ID_PROBLEM = (
+    "Another endpoint connected with the same endpoint id. No more messages will be received."
+)
+"""What a server says to a client that gave way to a newer one (upstream's words, since 0.98)."""
+
+RECOVERED = "The connection is healthy and has recovered from previous problems"
+"""What a server of 0.91 or later says in a Health frame when a problem is over."""
+
+STATUS_PROBLEMS = {
+    STATUS_HEALTHY: "",
+    STATUS_SAME_NODE_ID: SAME_NODE_ID_PROBLEM,
+    STATUS_RATE_LIMITED: "the server limits the rate of this connection",
+}
+
 _LENGTH_PREFIX = Struct("<H")
 _RESTARTING = Struct(">II")
 
@@ -99,7 +126,8 @@ class RecvPacket(Frame):
 PacketParts: TypeAlias = list[bytes | memoryview]
 """Packets of one source on their way through a server, in turn the header and the payload of each.
 The header is that of a framed RecvPacket, ``5 || length (u32be) || source (32)``, which is the same
-in all dialects that relay Ed25519 identities. Payloads may be views of what was received."""
+in all dialects up to v3; those after it have another kind of both, for all packets of a list
+(:mod:`iroh_proto.derp.segments`). Payloads may be views of what was received."""
 
 
 @dataclass(slots=True)
@@ -211,6 +239,30 @@ class Health(Frame):
 
 
 @dataclass(slots=True)
+class Status(Frame):
+    """Server to client, iroh 0.98 and later: how this connection is. Body: a code, one byte.
+
+    Bytes behind it are ignored. A code that is not in :data:`STATUS_PROBLEMS` is unknown.
+    """
+
+    code: int
+
+    @property
+    def problem(self) -> str:
+        """The problem in words, empty if there is none."""
+        return STATUS_PROBLEMS.get(self.code, f"unknown status {self.code}")
+
+    def encode_body(self) -> bytes:
+        """Return the bytes behind the header."""
+        return bytes((self.code,))
+
+    @classmethod
+    def decode_body(cls, body: bytes) -> Self:
+        """Read the bytes behind the header."""
+        return cls(body[0])
+
+
+@dataclass(slots=True)
 class Restarting(Frame):
     """Server to client: come back in ``reconnect_in`` ms, for up to ``try_for`` ms.
 
@@ -249,24 +301,30 @@ class FrameRule(NamedTuple):
 class FrameTable:
     """The frames of one dialect whose messages are a number byte and a body.
 
-    :param rules: one row for each frame of the dialect, of either direction; it needs
-        :class:`SendPacket` and :class:`RecvPacket`.
+    :param rules: one row for each frame of the dialect, of either direction.
     """
 
-    __slots__ = ("_numbers", "_rules", "recv_packet", "send_packet")
+    __slots__ = ("_numbers", "_rules")
 
     def __init__(self, rules: Iterable[FrameRule]) -> None:
         self._rules = {rule.number: rule for rule in rules}
         self._numbers = {rule.frame: rule for rule in self._rules.values()}
-        self.send_packet = self._numbers[SendPacket].number
-        self.recv_packet = self._numbers[RecvPacket].number
 
     def refusing(self, *frames: type[Frame]) -> FrameTable:
         """Return a table that has the same frames, but takes these for faults when they arrive."""
         table = FrameTable(self._numbers.values())
-        for frame in frames:
-            del table._rules[table._numbers[frame].number]
+        refused = {self.number_of(frame) for frame in frames}
+        table._rules = {
+            number: rule for number, rule in self._rules.items() if number not in refused
+        }
         return table
+
+    def number_of(self, frame: type[Frame]) -> int:
+        """Return the number of a frame that the dialect has.
+
+        :raises LocalProtocolError: if it has none.
+        """
+        return self._rule_of(frame).number
 
     def longest(self, number: int) -> int:
         """Return the most bytes that the body of a frame with this number may have.
@@ -297,9 +355,7 @@ class FrameTable:
 
         :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
         """
-        rule = self._numbers.get(type(frame))
-        if rule is None:
-            raise LocalProtocolError(f"this dialect has no {type(frame).__name__}")
+        rule = self._rule_of(type(frame))
         body = frame.encode_body()
         if not rule.shortest <= len(body) <= rule.longest:
             raise LocalProtocolError(f"{type(frame).__name__} cannot have {len(body)} bytes")
@@ -321,6 +377,12 @@ class FrameTable:
         """
         number, body = self.number_and_body(frame)
         return bytes((number,)) + body
+
+    def _rule_of(self, frame: type[Frame]) -> FrameRule:
+        rule = self._numbers.get(frame)
+        if rule is None:
+            raise LocalProtocolError(f"this dialect has no {frame.__name__}")
+        return rule
 
 
 def pack_datagrams(datagrams: Sequence[bytes]) -> list[bytes]:

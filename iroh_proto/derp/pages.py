@@ -3,7 +3,8 @@
 Clients measure latency with the probes, and look for captive portals with a challenge that a
 portal would not know how to answer. Paths of all generations of iroh are served side by side.
 
-Source: iroh v0.12.0 ``iroh-net/src/bin/derper.rs``, v0.35.0 ``iroh-relay/src/server.rs``.
+Source: iroh v0.12.0 ``iroh-net/src/bin/derper.rs``, v0.35.0 and v1.0.3
+``iroh-relay/src/server.rs``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from iroh_proto.derp.upgrade import HttpRequest
 PROBE_PATHS = frozenset({"/ping", "/relay/probe", "/derp/probe"})
 """Answered with an empty page, readable from any origin: 0.6 to 0.28 ask for the ``probe`` paths,
 0.29 and later for ``/ping``."""
+
+HEALTH_PATH = "/healthz"
+"""Asked by those who watch over a server, since 0.96."""
 
 HOME_PATHS = frozenset({"/", "/index.html"})
 
@@ -40,8 +44,10 @@ packets between nodes that cannot reach each other directly.</p>
 </body>
 </html>
 """
+_HEALTHY = b'{"status":"ok"}'
 _ROBOTS = b"User-agent: *\nDisallow: /\n"
 _TEXT = ("content-type", "text/plain; charset=utf-8")
+_JSON = ("content-type", "application/json")
 _HTML = ("content-type", "text/html; charset=utf-8")
 
 # The header of a challenge, what it may say, and the header that answers it. Tailscale's clients
@@ -71,6 +77,8 @@ def page_for(request: HttpRequest) -> Page:
         return Page(HTTPStatus.OK, (("access-control-allow-origin", "*"), *SECURITY_HEADERS))
     if request.path == "/generate_204":
         return Page(HTTPStatus.NO_CONTENT, (*_responses(request), *SECURITY_HEADERS))
+    if request.path == HEALTH_PATH:
+        return Page(HTTPStatus.OK, (_JSON, *SECURITY_HEADERS), _HEALTHY)
     if request.path == "/robots.txt":
         return Page(HTTPStatus.OK, (_TEXT, *SECURITY_HEADERS), _ROBOTS)
     if request.path in HOME_PATHS:

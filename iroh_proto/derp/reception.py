@@ -4,14 +4,15 @@ One port serves every generation. Path and headers tell them apart, but for one 
 
     GET /relay   Upgrade: iroh derp http   v3 framed                0.20 to 0.90
     GET /relay   Upgrade: websocket        v3 websocket             0.21 to 0.90, browsers
+      with Sec-WebSocket-Protocol          relay-v1, relay-v2       0.91 and later
     GET /derp    Upgrade: websocket        v3 websocket             0.20, browsers
     GET /derp    Upgrade: iroh derp http   v2, or v3 framed         0.6 to 0.13, or 0.14 to 0.20
 
 v2 and v3 clients send the last one byte for byte alike; who speaks first tells them apart
-afterwards. Clients that offer a websocket subprotocol, and those of other networks
-(``Upgrade: DERP``), speak dialects that are not served, and are told so.
+afterwards. Of the subprotocols that a client offers for its websocket the newest is taken. Clients
+that offer none that is known here, and those of other networks (``Upgrade: DERP``), are told so.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/http/server.rs``, v0.35.0
+Source: iroh v0.12.0 ``iroh-net/src/derp/http/server.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/http_server.rs``.
 """
 
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from iroh_proto.derp.approach import DERP_PATH, RELAY_PATH
 from iroh_proto.derp.codec import Form
+from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.derp.pages import Page, page_for, refusal
 from iroh_proto.derp.upgrade import (
     FRAMED_UPGRADE,
@@ -63,9 +65,20 @@ def receive_request(request: HttpRequest) -> Admission | Page:
 
 
 def _admit_websocket(request: HttpRequest) -> Admission | Page:
-    if request.header("sec-websocket-protocol") is not None:
-        return refusal("none of these websocket subprotocols is spoken here")
+    offer = request.header("sec-websocket-protocol")
+    subprotocol = None
+    if offer is not None:
+        subprotocol = best_subprotocol(offer) if request.path == RELAY_PATH else None
+        if subprotocol is None:
+            return refusal("none of these websocket subprotocols is spoken here")
+    dialect = "v3" if subprotocol is None else SUBPROTOCOLS[subprotocol]
     try:
-        return Admission("v3", "websocket", websocket_headers(request))
+        return Admission(dialect, "websocket", websocket_headers(request, subprotocol))
     except DecodeError as error:
         return refusal(str(error), ("sec-websocket-version", WEBSOCKET_VERSION))
+
+
+def best_subprotocol(offer: str) -> str | None:
+    """Return the newest known websocket subprotocol among those offered, in whatever order."""
+    offered = {name.strip() for name in offer.split(",")}
+    return next((name for name in SUBPROTOCOLS if name in offered), None)

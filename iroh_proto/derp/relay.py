@@ -2,13 +2,18 @@
 
 The host accepts TCP connections (and completes TLS on them), gives each a number with
 :meth:`DerpServer.accept_tcp`, and carries bytes both ways. Every generation of clients is served
-on the same port; packets pass between generations unchanged.
+on the same port, and packets pass between all of them: up to v3 unchanged, from and to later ones
+in the form of the receiver (:mod:`iroh_proto.derp.segments`).
+
+Of two clients with one key the newer gets what is sent to their node. The older is closed up to v3;
+of later generations it stays, is told, and takes its place again when the newer leaves.
 
 A client that reads slowly loses the oldest packets that wait for it, and only those. One that
 stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
 connection only while it is writable.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 ``iroh-relay/src/server.rs``.
+Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 and v1.0.3
+``iroh-relay/src/server.rs``.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
-from iroh_proto.derp.dialects import DIALECTS
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS
 from iroh_proto.derp.router import DerpRouter, RouterStats
 from iroh_proto.derp.server import DerpServerConnection
 from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, ConnectionStats
@@ -93,7 +98,7 @@ class DerpServer:
     :param connections_limit: connections beyond these are closed at once.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
-    :raises LocalProtocolError: if there is no such dialect.
+    :raises LocalProtocolError: if there is no such framed dialect.
     """
 
     def __init__(
@@ -104,8 +109,8 @@ class DerpServer:
         connections_limit: int = CONNECTIONS_LIMIT,
         listen_dialect: str | None = None,
     ) -> None:
-        if listen_dialect is not None and listen_dialect not in DIALECTS:
-            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
+            raise LocalProtocolError(f"no framed DERP dialect {listen_dialect!r}")
         self._secret_key = secret_key
         self._rng = rng
         self._connections_limit = connections_limit
@@ -261,14 +266,23 @@ class DerpServer:
             self._timers.set(tcp_id, deadline)
 
     def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
-        replaced = self._router.connect(tcp_id, admitted.node_id)
+        waits = DIALECTS[admitted.dialect].standing(is_active=False) is not None
+        replaced = self._router.connect(tcp_id, admitted.node_id, waits=waits)
         self._events.append(
             ClientConnected(tcp_id=tcp_id, node_id=admitted.node_id, dialect=admitted.dialect)
         )
         if replaced is not None:
             older = self._connections[replaced]
-            older.close(now=now)
-            self._settle(replaced, older, now)
+            if self._router.is_waiting(replaced):
+                self._tell_standing(replaced, now, is_active=False)
+            else:
+                older.close(now=now)
+                self._settle(replaced, older, now)
+
+    def _tell_standing(self, tcp_id: int, now: float, *, is_active: bool) -> None:
+        connection = self._connections[tcp_id]
+        connection.tell_standing(is_active=is_active, now=now)
+        self._note_output(tcp_id, connection, now)
 
     def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
         packets = connection.received_packets()
@@ -288,10 +302,13 @@ class DerpServer:
     ) -> None:
         del self._connections[tcp_id]
         if connection.node_id is not None:
-            for target in self._router.disconnect(tcp_id):
+            departure = self._router.disconnect(tcp_id)
+            for target in departure.told:
                 receiver = self._connections[target]
                 receiver.send_peer_gone(connection.node_id, now=now)
                 self._note_output(target, receiver, now)
+            if departure.heir is not None:
+                self._tell_standing(departure.heir, now, is_active=True)
             self._events.append(
                 ClientDisconnected(tcp_id=tcp_id, node_id=connection.node_id, error=error)
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from iroh_proto.derp.codec import HEADER
+from iroh_proto.derp.frames import HEADER
 
 QUEUED_PACKETS_LIMIT = 512
 """Packets waiting for one client. As deep as the queues of iroh's own server."""

@@ -10,11 +10,12 @@ States::
 a v3 client takes the server's first frame for an error, so the server waits a moment for the
 client and only then speaks.
 
-What keeps a connection alive, by dialect: on v3 the server pings after 15 s of silence and some
-more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are answered
-on both. That bytes to send are fetched at all is for the owner to watch, who hands them out.
+What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
+some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
+answered on all. That bytes to send are fetched at all is for the owner to watch, who hands them
+out.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
+Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
 """
 
@@ -28,7 +29,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
@@ -88,7 +89,7 @@ class DerpServerConnection:
         waiting for them: a key of ``DIALECTS``.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who has proven to be the client, once it has.
-    :raises LocalProtocolError: if there is no such dialect.
+    :raises LocalProtocolError: if there is no such framed dialect.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class DerpServerConnection:
         listen_dialect: str | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
-        if listen_dialect is not None and listen_dialect not in DIALECTS:
-            raise LocalProtocolError(f"no DERP dialect {listen_dialect!r}")
+        if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
+            raise LocalProtocolError(f"no framed DERP dialect {listen_dialect!r}")
         self._secret_key = secret_key
         self._rng = rng
         self._listen_dialect = listen_dialect
@@ -169,7 +170,7 @@ class DerpServerConnection:
         if (session := self._admitted()) is None:
             return
         pieces = session.codec.encode_relayed(parts)
-        packets = len(parts) // 2 if len(pieces) == 1 else 1
+        packets = len(parts) // 2 if session.form == "framed" else 1
         for piece in pieces:
             self._stats.packets_dropped += self._queue.push_packets(piece, packets)
 
@@ -182,6 +183,19 @@ class DerpServerConnection:
         if (session := self._admitted()) is not None:
             self._send(session.codec.encode(PeerGone(node_id)))
 
+    def tell_standing(self, *, is_active: bool, now: float) -> None:
+        """Tell the client whether it gets packets, if its dialect has words for that.
+
+        It does not while another client has its key.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is not None:
+            frame = session.dialect.standing(is_active=is_active)
+            if frame is not None:
+                self._send(session.codec.encode(frame))
+
     def close(self, *, now: float) -> None:
         """End the connection in good order.
 
@@ -193,12 +207,14 @@ class DerpServerConnection:
         self._end(None)
 
     def abandon(self, problem: str, *, now: float) -> None:
-        """End the connection for a fault that its owner has found.
+        """End the connection for a fault that its owner has found. What waits is dropped.
 
         :raises LocalProtocolError: before :meth:`start`.
         """
         self._advance(now)
         self._fail(problem)
+        self._stats.packets_dropped += self._queue.packets
+        self._queue = SendQueue()
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
@@ -316,6 +332,8 @@ class DerpServerConnection:
         try:
             node_id = handshake.receive(frame)
         except DecodeError as error:
+            for frame in handshake.reject():
+                self._send(codec.encode(frame))
             self._fail(str(error))
             return
         for answer in handshake.accept():
@@ -415,11 +433,12 @@ class DerpServerConnection:
 class _Session:
     """What speaks with the client behind the HTTP upgrade."""
 
-    __slots__ = ("codec", "dialect", "handshake")
+    __slots__ = ("codec", "dialect", "form", "handshake")
 
     def __init__(
         self, dialect: Dialect, form: Form, secret_key: SecretKey, rng: random.Random
     ) -> None:
         self.dialect = dialect
+        self.form = form
         self.codec: FrameCodec = dialect.server_codec(form)
         self.handshake: ServerHandshake = dialect.server_handshake(secret_key=secret_key, rng=rng)

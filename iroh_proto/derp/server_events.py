@@ -17,7 +17,8 @@ class ConnectionStats:
     :ivar clients_admitted: clients that have proven their key.
     :ivar faults: connections that the other side's bytes or silence ended.
     :ivar packets_returned: packets that clients sent to themselves.
-    :ivar packets_dropped: packets dropped because their reader is slow, oldest first.
+    :ivar packets_dropped: packets dropped because their reader is slow, oldest first, or because
+        it stopped.
     :ivar controls_dropped: pongs and notices dropped because their reader is slow.
     :ivar frames_ignored: frames that decode but are no business of a server.
     """

@@ -8,6 +8,7 @@ A client asks for the framed form or for a websocket (RFC 6455)::
     Connection: upgrade              Connection: upgrade
                                      Sec-WebSocket-Key: <16 bytes, base64>
                                      Sec-WebSocket-Version: 13
+                                     Sec-WebSocket-Protocol: <dialects, since 0.91>
 
 and sends nothing more until the server has answered 101. h11 parses and writes. Every iroh client
 before 0.28 leaves ``Host`` out, which h11 rightly refuses, so the head of a request is gathered
@@ -23,7 +24,7 @@ from __future__ import annotations
 import base64
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias
@@ -55,14 +56,33 @@ class ClientUpgrade:
     """A client's request and the answer to it.
 
     :param path: what to ask for; the path of the URL does not count, as upstream.
+    :param subprotocols: what to offer with a websocket, the best first.
     :ivar request: the bytes to send.
+    :ivar subprotocol: the one that the server chose, if it did.
     :ivar status: the status of the answer, once there is one.
     :ivar error: why the answer is none, or no good although it says 101.
     """
 
-    __slots__ = ("_connection", "_head", "_key", "error", "request", "status")
+    __slots__ = (
+        "_connection",
+        "_head",
+        "_key",
+        "_offer",
+        "error",
+        "request",
+        "status",
+        "subprotocol",
+    )
 
-    def __init__(self, *, url: DerpUrl, path: str, form: Form, rng: random.Random) -> None:
+    def __init__(
+        self,
+        *,
+        url: DerpUrl,
+        path: str,
+        form: Form,
+        rng: random.Random,
+        subprotocols: Sequence[str] = (),
+    ) -> None:
         headers = [("Host", url.authority)]
         self._key: bytes | None = None
         if form == "websocket":
@@ -73,6 +93,8 @@ class ClientUpgrade:
                 ("Sec-WebSocket-Key", self._key.decode("ascii")),
                 ("Sec-WebSocket-Version", WEBSOCKET_VERSION),
             ]
+            if subprotocols:
+                headers.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
         else:
             headers += [("Upgrade", FRAMED_UPGRADE), ("Connection", "upgrade")]
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
@@ -81,7 +103,9 @@ class ClientUpgrade:
             self._connection, h11.EndOfMessage()
         )
         self._head = _Head()
+        self._offer = tuple(subprotocols)
         self.status: int | None = None
+        self.subprotocol: str | None = None
         self.error: DecodeError | None = None
 
     @property
@@ -113,10 +137,18 @@ class ClientUpgrade:
             return False
         self.status = event.status_code
         if switches and self._key is not None:
-            accept = dict(event.headers).get(b"sec-websocket-accept")
-            if accept != generate_accept_token(self._key):
+            headers = dict(event.headers)
+            if headers.get(b"sec-websocket-accept") != generate_accept_token(self._key):
                 raise DecodeError("it does not accept this websocket")
+            self._take_subprotocol(headers.get(b"sec-websocket-protocol"))
         return True
+
+    def _take_subprotocol(self, value: bytes | None) -> None:
+        if value is None:
+            return
+        self.subprotocol = value.decode("latin-1").strip()
+        if self.subprotocol not in self._offer:
+            raise DecodeError(f"it chose {self.subprotocol!r}, which was not offered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,9 +308,12 @@ def framed_headers() -> list[tuple[str, str]]:
     return [("upgrade", FRAMED_UPGRADE), ("connection", "upgrade")]
 
 
-def websocket_headers(request: HttpRequest) -> list[tuple[str, str]]:
+def websocket_headers(
+    request: HttpRequest, subprotocol: str | None = None
+) -> list[tuple[str, str]]:
     """Return the headers that agree to a websocket.
 
+    :param subprotocol: the one chosen of those that the client offers, if it offers any.
     :raises DecodeError: if the request lacks a key or wants another version than 13.
     """
     key = request.header("sec-websocket-key")
@@ -287,11 +322,14 @@ def websocket_headers(request: HttpRequest) -> list[tuple[str, str]]:
     if request.header("sec-websocket-version") != WEBSOCKET_VERSION:
         raise DecodeError(f"a websocket needs Sec-WebSocket-Version: {WEBSOCKET_VERSION}")
     accept = generate_accept_token(key.encode("latin-1")).decode("ascii")
-    return [
+    headers = [
         ("upgrade", WEBSOCKET_UPGRADE),
         ("connection", "upgrade"),
         ("sec-websocket-accept", accept),
     ]
+    if subprotocol is not None:
+        headers.append(("sec-websocket-protocol", subprotocol))
+    return headers
 
 
 def _header(headers: tuple[tuple[str, str], ...], name: str) -> str | None:

@@ -255,6 +255,11 @@ class PathFinder:
             return PathInfo(kind="none", addr=None, derp_url=None, latency=None)
         return node.info(self._time.value)
 
+    def has_ponged(self, node_id: NodeId, addr: UdpAddress) -> bool:
+        """Say whether a peer answered a ping at an address of late."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.has_ponged(addr, self._time.value)
+
     def remote_infos(self) -> list[RemoteInfo]:
         """Return what is known of all peers."""
         return [node.remote_info(self._time.value) for node in self._nodes]

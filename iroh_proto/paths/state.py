@@ -199,6 +199,11 @@ class NodeState:
             last_used=self.last_used,
         )
 
+    def has_ponged(self, addr: UdpAddress, now: float) -> bool:
+        """Say whether the peer answered a ping at an address of late, be it the best or not."""
+        path = self._path(addr)
+        return path is not None and path.pong is not None and now - path.pong.at < TRUST_TIME
+
     def next_change(self, now: float) -> float | None:
         """Return when the route may change though nothing happens, or ``None``."""
         change = self.udp.next_change(now)

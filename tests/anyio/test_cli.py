@@ -89,6 +89,8 @@ def test_every_command_has_help(arguments: list[str]) -> None:
     [
         (["dance"], b"dance"),
         (["connect", "nonsense"], b"neither a ticket nor a node id"),
+        (["connect", str(SecretKey(SECRET).public)], b"where the peer can be met"),
+        (["listen", "--bind", "nowhere"], b"not an address and port"),
         (["listen", "--derp", "ftp://example.com"], b"http://"),
         (["listen", "--derp", "http://127.0.0.1", "--no-derp"], b"contradict"),
         (["derper"], b"--dev"),
@@ -105,8 +107,8 @@ def test_wrong_usage_is_exit_code_2_and_says_why(arguments: list[str], complaint
 
 
 def test_unreachable_node_is_exit_code_1_and_one_sentence() -> None:
-    nobody = SecretKey(SECRET).public
-    done = run("connect", str(nobody), "--no-derp", "--bind", "127.0.0.1:0")
+    nobody = NodeAddr(SecretKey(SECRET).public, direct_addresses=["127.0.0.1:9"])
+    done = run("connect", str(NodeTicket(nobody)), "--no-derp", "--bind", "127.0.0.1:0")
     assert done.returncode == 1
     assert done.stdout == b""
     assert done.stderr.startswith(b"Error: ")

@@ -173,10 +173,25 @@ async def test_a_node_that_does_not_answer_is_a_timeout() -> None:
 
 
 async def test_a_node_without_address_cannot_be_reached() -> None:
-    async with await bind(options=EndpointOptions(handshake_timeout=0.2)) as client:
-        with anyio.fail_after(LIMIT), pytest.raises(NodeUnreachable) as caught:
+    async with await bind() as client:
+        with anyio.fail_after(1), pytest.raises(NodeUnreachable, match="no address") as caught:
             await client.connect(SecretKey.generate().public, alpn=ALPN)
         assert isinstance(caught.value, ConnectError)
+
+
+async def test_a_derp_server_out_of_reach_is_named() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    settings = {"derp_map": DerpMap.from_urls([url])}
+    addr = NodeAddr(SecretKey.generate().public, derp_url=url)
+    async with await bind(options=EndpointOptions(handshake_timeout=0.5), **settings) as client:
+        with anyio.fail_after(LIMIT), pytest.raises(NodeUnreachable, match="its DERP server"):
+            await client.connect(addr, alpn=ALPN)
+        assert [str(known) for known in client.derp_problems] == [f"{url}/"]
+    async with await bind(**settings) as client:
+        with anyio.fail_after(LIMIT), pytest.raises(ConnectTimeout, match=f"{url}/ cannot be"):
+            await client.connect(addr, alpn=ALPN, timeout=0.5)
 
 
 async def test_a_protocol_nobody_serves_is_named() -> None:

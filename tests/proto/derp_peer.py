@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 from iroh_proto.address import DerpUrl
+from iroh_proto.derp.approach import Approach
 from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.datagram_frames import RecvDatagram, RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS
-from iroh_proto.derp.frames import Frame, RecvPacket, SendPacket
+from iroh_proto.derp.frames import Frame, RecvPacket, pack_datagrams, split_datagrams
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.upgrade import ClientUpgrade
 from iroh_proto.key import NodeId, SecretKey
@@ -15,14 +17,21 @@ from iroh_proto.key import NodeId, SecretKey
 URL = DerpUrl.from_str("http://relay.example")
 SERVER_KEY = SecretKey.from_bytes(b"\x01" * 32)
 
-# How clients of each generation connect: dialect, path, form.
-WAYS: dict[str, tuple[str, str, Form]] = {
+# How clients of each generation connect: dialect, path, form. Up to 0.90 payloads are packed, and
+# pass unchanged.
+PACKED_WAYS: dict[str, tuple[str, str, Form]] = {
     "v2": ("v2", "/derp", "framed"),
     "v3": ("v3", "/relay", "framed"),
     "v3 on the old path": ("v3", "/derp", "framed"),
     "v3 websocket": ("v3", "/relay", "websocket"),
     "v3 websocket on the old path": ("v3", "/derp", "websocket"),
 }
+RELAY_WAYS: dict[str, tuple[str, str, Form]] = {
+    "relay-v1": ("relay-v1", "/relay", "websocket"),
+    "relay-v2": ("relay-v2", "/relay", "websocket"),
+}
+WAYS = PACKED_WAYS | RELAY_WAYS
+EAGER_WAYS = [way for way in WAYS if not DIALECTS[WAYS[way][0]].server_speaks_first]
 
 
 def key(number: int) -> SecretKey:
@@ -38,7 +47,13 @@ class Peer:
         self.dialect = DIALECTS[name]
         self.node_id = secret_key.public
         rng = random.Random(secret_key.public)
-        self.upgrade = ClientUpgrade(url=URL, path=path, form=form, rng=rng)
+        self.upgrade = ClientUpgrade(
+            url=URL,
+            path=path,
+            form=form,
+            rng=rng,
+            subprotocols=Approach(name, path, form).subprotocols,
+        )
         self.codec: FrameCodec = self.dialect.client_codec(form, rng=rng)
         self.handshake = self.dialect.client_handshake(secret_key=secret_key, rng=rng)
         self.request = self.upgrade.request
@@ -68,14 +83,26 @@ class Peer:
         return answer
 
     def packets(self) -> list[tuple[NodeId, bytes]]:
-        """Return source and payload of the packets received so far."""
+        """Return source and payload of the packets received so far, packed ones as they are."""
+        packets: list[tuple[NodeId, bytes]] = []
+        for frame in self.frames:
+            if isinstance(frame, RecvPacket):
+                packets.append((frame.src, frame.payload))
+            elif isinstance(frame, RecvDatagram | RecvDatagramBatch):
+                packets += [(frame.src, payload) for payload in pack_datagrams(frame.datagrams())]
+        return packets
+
+    def datagrams(self) -> list[tuple[NodeId, bytes]]:
+        """Return source and content of the datagrams received so far."""
         return [
-            (frame.src, frame.payload) for frame in self.frames if isinstance(frame, RecvPacket)
+            (source, datagram)
+            for source, payload in self.packets()
+            for datagram in split_datagrams(payload)
         ]
 
     def packet_to(self, dst: NodeId, payload: bytes) -> bytes:
-        """Return the bytes of a packet."""
-        return self.codec.encode(SendPacket(dst, payload))
+        """Return the bytes of a packet, or of the datagrams packed in it."""
+        return self.codec.encode_packets(dst, [payload])
 
 
 class World:

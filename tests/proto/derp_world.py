@@ -11,6 +11,7 @@ from iroh_proto.box import SharedBox
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import DIALECTS, v2
+from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.derp.events import DerpClientEvent
 from iroh_proto.derp.frames import Frame, Ping, Pong
 from iroh_proto.derp.map import DerpMap
@@ -36,6 +37,8 @@ V3_SERVER: Answers = {  # 0.20 to 0.90
     ("/derp", "websocket"): "v3",
     ("/relay", "websocket"): "v3",
 }
+RELAY_V1_SERVER: Answers = {("/relay", "websocket"): "relay-v1", ("/relay", "framed"): "400"}
+RELAY_V2_SERVER: Answers = {("/relay", "websocket"): "relay-v2", ("/relay", "framed"): "400"}
 WEBSOCKET_SERVER: Answers = {("/relay", "websocket"): "v3", ("/relay", "framed"): "400"}
 
 
@@ -98,7 +101,10 @@ class ServerSide:
         answer = self.answers.get((request.path, form), "404")
         if answer not in DIALECTS:
             return self._upgrade.respond(HTTPStatus(int(answer)))
-        headers = websocket_headers(request) if form == "websocket" else framed_headers()
+        chosen = next((name for name in SUBPROTOCOLS if SUBPROTOCOLS[name] == answer), None)
+        offer = request.header("sec-websocket-protocol") or ""
+        assert chosen is None or chosen in offer.split(", ")
+        headers = websocket_headers(request, chosen) if form == "websocket" else framed_headers()
         head, trailing = self._upgrade.switch(headers)
         assert not trailing, "upstream's servers refuse clients that do not wait"
         dialect = DIALECTS[answer]

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.client import DerpClient
+from iroh_proto.derp.codec import Form
+from iroh_proto.derp.datagram_frames import RecvDatagramBatch
+from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.events import ConnectionLost
 from iroh_proto.derp.frames import DATAGRAM_LIMIT, Frame, Ping, RecvPacket, pack_datagrams
 from iroh_proto.derp.map import DerpMap
@@ -18,25 +21,25 @@ from iroh_proto.key import SecretKey
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.strategies import mutated, node_ids
 from tests.proto.derp_cloud import THEIRS, Cloud, Server, cloud_of, cloud_operations, settle
-from tests.proto.derp_peer import Peer
 
 OURS = SecretKey.generate(random.Random("ours"))
 URLS = [DerpUrl.from_str(f"http://derp{number}.example") for number in range(3)]
 DATAGRAMS = [b"", b"\x01two", bytes(1200)]
 PACKED = pack_datagrams(DATAGRAMS)[0]
-CODEC = Peer("v3", THEIRS).dialect.server_codec("framed")
 
 batches = st.lists(st.sampled_from(DATAGRAMS), max_size=3)
 
 
-def framed(frame: Frame) -> bytes:
-    return CODEC.encode(frame)
+def said(dialect: str, frame: Frame) -> bytes:
+    """Return the bytes of a frame of a server."""
+    form: Form = "framed" if dialect == "v3" else "websocket"
+    return DIALECTS[dialect].server_codec(form).encode(frame)
 
 
 def hear(run: Run[DerpClient]) -> Iterable[Call]:
     server = cloud_of(run).server("the", run.now)
-    said = server.talk(1, b"".join(run.sent), run.now)
-    return [Call("receive_data", said)] if said else []
+    answer = server.talk(1, b"".join(run.sent), run.now)
+    return [Call("receive_data", answer)] if answer else []
 
 
 def be_connected(run: Run[DerpClient]) -> Iterable[Call]:
@@ -63,19 +66,31 @@ IDLE_FLOODS: list[Flood[DerpClient]] = [
     Flood("closes", lambda number: Call("close")),
     Flood("a head", partial(first_and_then, b"HTTP/1.1 101 Switching\r\nx: ", b"y" * 99)),
 ]
-PACKETS = framed(RecvPacket(THEIRS.public, PACKED))
-CONNECTED_FLOODS: list[Flood[DerpClient]] = [
-    Flood("pings", lambda number: Call("ping")),
-    Flood("datagrams", lambda number: Call("send_datagrams", THEIRS.public, [bytes(1200)])),
-    Flood("preferences", lambda number: Call("note_preferred", number % 2 == 0), 20_000),
-    Flood("packets", lambda number: receive(PACKETS)),
-    Flood("their pings", lambda number: receive(framed(Ping(bytes(8))) * 20)),
-    Flood("an endless frame", partial(first_and_then, b"\x05\x00\x00\xff\xff", bytes(300)), 400),
-]
+# A packet, and the beginning of a frame of 64 KiB.
+PACKETS: dict[str, Frame] = {
+    "v3": RecvPacket(THEIRS.public, PACKED),
+    "relay-v2": RecvDatagramBatch(THEIRS.public, 2, 1200, bytes(2000)),
+}
+ENDLESS = {"v3": b"\x05\x00\x00\xff\xff", "relay-v2": b"\x82\x7e\xff\xff\x06"}
+
+
+def connected_floods(dialect: str) -> list[Flood[DerpClient]]:
+    packet, ping = said(dialect, PACKETS[dialect]), said(dialect, Ping(bytes(8)))
+    return [
+        Flood("pings", lambda number: Call("ping")),
+        Flood("datagrams", lambda number: Call("send_datagrams", THEIRS.public, [bytes(1200)])),
+        Flood("preferences", lambda number: Call("note_preferred", number % 2 == 0), 20_000),
+        Flood("packets", lambda number: receive(packet)),
+        Flood("their pings", lambda number: receive(ping * 20)),
+        Flood("an endless frame", partial(first_and_then, ENDLESS[dialect], bytes(300)), 400),
+    ]
+
+
 CONNECTED = React("the server talks", be_connected)
 
 
 def client_subject(dialect: str | None, *, is_connected: bool) -> Subject[DerpClient]:
+    spoken = dialect or "v3"
     return Subject(
         factory=lambda rng: DerpClient(url=URLS[0], secret_key=OURS, rng=rng, dialect=dialect),
         context=Cloud,
@@ -91,19 +106,20 @@ def client_subject(dialect: str | None, *, is_connected: bool) -> Subject[DerpCl
             st.sampled_from(
                 [b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
             ).map(lambda data: Call("receive_data", data)),
-            mutated(st.just(framed(RecvPacket(THEIRS.public, PACKED)))).map(
+            mutated(st.just(said(spoken, PACKETS[spoken]))).map(
                 lambda data: Call("receive_data", data)
             ),
         ),
         misuses=st.just(Call("start"))
         | st.just(Call("send_datagrams", THEIRS.public, [bytes(DATAGRAM_LIMIT + 1)])),
-        floods=CONNECTED_FLOODS if is_connected else IDLE_FLOODS,
+        floods=connected_floods(spoken) if is_connected else IDLE_FLOODS,
         final=(ConnectionLost,),
     )
 
 
 TestDerpClientContract = contract_tests(client_subject(None, is_connected=False))
 TestConnectedDerpClientContract = contract_tests(client_subject("v3", is_connected=True))
+TestRelayClientContract = contract_tests(client_subject("relay-v2", is_connected=True))
 
 
 def send(url: DerpUrl, *datagrams: bytes) -> Call:

@@ -13,13 +13,11 @@ from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach, first_approach, next_approach
 from iroh_proto.derp.client import (
     CONNECT_TIMEOUT,
-    HEARD_OF_LIMIT,
     LISTEN_TIME,
-    RECEIVED_LIMIT,
     DerpClient,
 )
 from iroh_proto.derp.codec import Form
-from iroh_proto.derp.dialects import v2
+from iroh_proto.derp.dialects import DIALECTS, v2
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpConnected,
@@ -43,6 +41,7 @@ from iroh_proto.derp.frames import (
     pack_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
+from iroh_proto.derp.inbox import HEARD_OF_LIMIT, RECEIVED_LIMIT
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
 from iroh_proto.derp.send_queue import QUEUED_PACKETS_LIMIT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
@@ -52,6 +51,8 @@ from tests.proto.derp_world import (
     CLIENT_KEY,
     OTHER_PEER,
     PEER,
+    RELAY_V1_SERVER,
+    RELAY_V2_SERVER,
     URL,
     V2_SERVER,
     V3_SERVER,
@@ -67,6 +68,9 @@ V2 = Approach("v2", "/derp", "framed")
 V3 = Approach("v3", "/relay", "framed")
 V3_OLD = Approach("v3", "/derp", "framed")
 V3_WEBSOCKET = Approach("v3", "/relay", "websocket")
+WEBSOCKET = Approach(None, "/relay", "websocket")
+RELAY_V1 = Approach("relay-v1", "/relay", "websocket")
+RELAY_V2 = Approach("relay-v2", "/relay", "websocket")
 LISTEN = Approach(None, "/derp", "framed")
 
 
@@ -220,9 +224,11 @@ def test_connecting_takes_ten_seconds_at_most(progress: str) -> None:
         ("https://a", None, V3),
         ("http://a", "v3", V3),
         ("http://a", "v2", V2),
-        ("ws://a", None, V3_WEBSOCKET),
+        ("ws://a", None, WEBSOCKET),
         ("wss://a", "v3", V3_WEBSOCKET),
         ("ws://a", "v2", V2),
+        ("http://a", "relay-v1", RELAY_V1),
+        ("wss://a", "relay-v2", RELAY_V2),
     ],
 )
 def test_the_first_way_follows_url_and_dialect(
@@ -236,8 +242,13 @@ def test_the_first_way_follows_url_and_dialect(
     [
         (V3, None, 404, LISTEN),
         (V3, "v3", 404, V3_OLD),
-        (V3, None, 400, V3_WEBSOCKET),
-        (V3, None, 426, V3_WEBSOCKET),
+        (V3, None, 400, WEBSOCKET),
+        (V3, None, 426, WEBSOCKET),
+        (V3, "v3", 400, V3_WEBSOCKET),
+        (WEBSOCKET, None, 404, Approach("v3", "/derp", "websocket")),
+        (WEBSOCKET, None, 400, None),
+        (RELAY_V1, "relay-v1", 404, None),
+        (RELAY_V2, None, 404, Approach("v3", "/derp", "websocket")),
         (V3, None, 403, None),
         (V3, None, 500, None),
         (V3, None, 200, None),
@@ -253,7 +264,7 @@ def test_a_refusal_tells_the_next_way(
     assert next_approach(approach, status, dialect=dialect) == following
 
 
-@pytest.mark.parametrize("dialect", [None, "v2", "v3"])
+@pytest.mark.parametrize("dialect", [None, *DIALECTS])
 @given(url=st.sampled_from(["http://a", "wss://a"]), statuses=st.lists(st.integers(200, 599)))
 def test_trying_ends_whatever_a_server_answers(
     dialect: str | None, url: str, statuses: list[int]
@@ -276,7 +287,9 @@ def test_trying_ends_whatever_a_server_answers(
         (V3_SERVER, [V3]),
         (V2_SERVER, [V3, LISTEN]),
         (V3_SERVER_0_14, [V3, LISTEN]),
-        (WEBSOCKET_SERVER, [V3, V3_WEBSOCKET]),
+        (WEBSOCKET_SERVER, [V3, WEBSOCKET]),
+        (RELAY_V1_SERVER, [V3, WEBSOCKET]),
+        (RELAY_V2_SERVER, [V3, WEBSOCKET]),
     ],
 )
 def test_every_generation_of_servers_is_found_out(answers: Answers, way: list[Approach]) -> None:

@@ -13,6 +13,7 @@ from iroh_proto.box import SharedBox
 from iroh_proto.derp.codec import FramedCodec, WebsocketCodec
 from iroh_proto.derp.dialects import DIALECTS, Dialect, v2, v3
 from iroh_proto.derp.frames import Frame, Health, KeepAlive, Ping, SendRate
+from iroh_proto.derp.relay_codec import RelayCodec
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 
@@ -282,15 +283,23 @@ def test_a_v2_server_refuses_a_v3_client_info() -> None:
 
 
 def test_dialects_go_by_their_names() -> None:
-    assert list(DIALECTS) == ["v2", "v3"]
+    assert list(DIALECTS) == ["v2", "v3", "relay-v1", "relay-v2"]
     for name, dialect in DIALECTS.items():
         assert dialect.name == name
     assert v2.DIALECT.server_speaks_first
     assert not v3.DIALECT.server_speaks_first
+    assert DIALECTS["relay-v1"].server_speaks_first
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [("v2", "framed"), ("v3", "framed"), ("v3", "websocket")]
+    ("name", "form"),
+    [
+        ("v2", "framed"),
+        ("v3", "framed"),
+        ("v3", "websocket"),
+        ("relay-v1", "websocket"),
+        ("relay-v2", "websocket"),
+    ],
 )
 def test_both_sides_of_a_dialect_agree(name: str, form: Any) -> None:
     dialect = DIALECTS[name]
@@ -299,9 +308,9 @@ def test_both_sides_of_a_dialect_agree(name: str, form: Any) -> None:
     client = dialect.client_handshake(secret_key=CLIENT, rng=rng)
     server = dialect.server_handshake(secret_key=SERVER, rng=rng)
     client_codec, server_codec = dialect.client_codec(form, rng=rng), dialect.server_codec(form)
-    kind = WebsocketCodec if form == "websocket" else FramedCodec
-    assert isinstance(client_codec, kind)
-    assert isinstance(server_codec, kind)
+    kinds = {"v2": FramedCodec, "v3": FramedCodec if form == "framed" else WebsocketCodec}
+    assert isinstance(client_codec, kinds.get(name, RelayCodec))
+    assert isinstance(server_codec, kinds.get(name, RelayCodec))
     upwards = [*client.begin()]
     for frame in client_codec.receive(b"".join(map(server_codec.encode, server.begin()))):
         upwards += client.receive(frame)

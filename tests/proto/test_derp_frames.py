@@ -14,12 +14,13 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.events import Ping as WebsocketPing
 from wsproto.events import Pong as WebsocketPong
 
-from iroh_proto.derp.codec import HEADER, FrameCodec, FramedCodec, WebsocketCodec
+from iroh_proto.derp.codec import FrameCodec, FramedCodec, WebsocketCodec
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
     FRAME_LIMIT,
     HANDSHAKE_FRAME_LIMIT,
+    HEADER,
     PACKED_LIMIT,
     PACKET_LIMIT,
     Frame,

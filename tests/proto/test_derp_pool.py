@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from iroh_proto.address import DerpAddress, DerpUrl
+from iroh_proto.derp.datagram_frames import SendDatagram
 from iroh_proto.derp.dialects import v2
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
@@ -50,10 +51,13 @@ from iroh_proto.derp.server_link import (
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
+from tests.proto.derp_peer import RELAY_WAYS
 from tests.proto.derp_world import (
     CLIENT_KEY,
     OTHER_PEER,
     PEER,
+    RELAY_V1_SERVER,
+    RELAY_V2_SERVER,
     SERVER_KEY,
     V2_SERVER,
     V3_SERVER_0_14,
@@ -88,7 +92,7 @@ def started(*names: str) -> PoolWorld:
 def sent_to(host: Host) -> list[Frame]:
     """Return the packets that a server received, on all its connections."""
     frames = [frame for side in host.sides.values() for frame in side.frames]
-    return [frame for frame in frames if isinstance(frame, SendPacket)]
+    return [frame for frame in frames if isinstance(frame, SendPacket | SendDatagram)]
 
 
 def packet(payload: bytes, dst: NodeId = PEER) -> SendPacket:
@@ -327,7 +331,13 @@ def test_a_dial_takes_ten_seconds_at_most() -> None:
 
 @pytest.mark.parametrize(
     ("answers", "dials", "dialect"),
-    [(V2_SERVER, 2, "v2"), (V3_SERVER_0_14, 2, "v3"), (WEBSOCKET_SERVER, 2, "v3")],
+    [
+        (V2_SERVER, 2, "v2"),
+        (V3_SERVER_0_14, 2, "v3"),
+        (WEBSOCKET_SERVER, 2, "v3"),
+        (RELAY_V1_SERVER, 2, "relay-v1"),
+        (RELAY_V2_SERVER, 2, "relay-v2"),
+    ],
 )
 def test_what_a_server_speaks_is_found_out_and_remembered(
     answers: Answers, dials: int, dialect: str
@@ -339,7 +349,8 @@ def test_what_a_server_speaks_is_found_out_and_remembered(
         w.pool.send_datagrams(C, PEER, [b"x"], now=w.now)
         w.settle()
         w.run(used_at + 2.0)
-        assert sent_to(w.hosts["c"]) == [packet(b"x")]
+        datagram = SendDatagram(PEER, 0, b"x") if dialect in RELAY_WAYS else packet(b"x")
+        assert sent_to(w.hosts["c"]) == [datagram]
         connected = [e for e in w.take_events() if isinstance(e, DerpServerConnected)]
         assert connected == [DerpServerConnected(url=C, dialect=dialect)]
         # Once known, one dial is enough, even after the connection was idle and let go.

@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iroh_proto.derp.client import DerpClient
-from iroh_proto.derp.dialects import v2
+from iroh_proto.derp.datagram_frames import RecvDatagram
+from iroh_proto.derp.dialects import DIALECTS, v2
 from iroh_proto.derp.events import ConnectionLost, DerpConnected
 from iroh_proto.derp.events import PeerGone as PeerGoneEvent
-from iroh_proto.derp.frames import KeepAlive, PeerGone, Ping, Pong, RecvPacket
+from iroh_proto.derp.frames import (
+    DATAGRAM_LIMIT,
+    KeepAlive,
+    PeerGone,
+    Ping,
+    Pong,
+    RecvPacket,
+    pack_datagrams,
+)
 from iroh_proto.derp.relay import (
     PULL_SIZE,
     STRANGERS_LIMIT,
@@ -21,6 +30,7 @@ from iroh_proto.derp.relay import (
     ClientDisconnected,
     DerpServer,
 )
+from iroh_proto.derp.router import WAITING_LIMIT
 from iroh_proto.derp.send_queue import QUEUED_PACKET_BYTES_LIMIT, QUEUED_PACKETS_LIMIT
 from iroh_proto.derp.server import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
@@ -29,9 +39,20 @@ from iroh_proto.machine import TcpCloseRequested
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.run import Operation
 from iroh_proto.testing.strategies import chunkings
-from tests.proto.derp_peer import SERVER_KEY, URL, WAYS, Peer, World, key
+from tests.proto.derp_peer import (
+    EAGER_WAYS,
+    PACKED_WAYS,
+    RELAY_WAYS,
+    SERVER_KEY,
+    URL,
+    WAYS,
+    Peer,
+    World,
+    key,
+)
 
 ALICE, BOB, CAROL = key(2), key(3), key(4)
+SHORT = b"\x05\x00hello"
 
 
 def closed(world: World) -> list[int]:
@@ -39,9 +60,9 @@ def closed(world: World) -> list[int]:
 
 
 class TestRelaying:
-    @pytest.mark.parametrize("first", WAYS)
-    @pytest.mark.parametrize("second", WAYS)
-    def test_packets_pass_between_all_generations_unchanged(self, first: str, second: str) -> None:
+    @pytest.mark.parametrize("first", PACKED_WAYS)
+    @pytest.mark.parametrize("second", PACKED_WAYS)
+    def test_packets_pass_unchanged_up_to_v3(self, first: str, second: str) -> None:
         world = World()
         alice_id, alice = world.connect(first, ALICE)
         bob_id, bob = world.connect(second, BOB)
@@ -54,6 +75,22 @@ class TestRelaying:
         assert world.server.node_id == SERVER_KEY.public
         assert world.server.stats.router.packets_routed == 3
         assert world.server.clients == [ALICE.public, BOB.public]
+
+    @pytest.mark.parametrize("first", WAYS)
+    @pytest.mark.parametrize("second", WAYS)
+    def test_datagrams_pass_between_all_generations(self, first: str, second: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(first, ALICE)
+        bob_id, bob = world.connect(second, BOB)
+        sizes = [1200, 1200, 1200, 7, 1, 900, 1200, DATAGRAM_LIMIT]
+        datagrams = [bytes((size % 251,)) * size for size in sizes]
+        for payload in pack_datagrams(datagrams):
+            world.send(alice_id, BOB.public, payload)
+            world.send(bob_id, ALICE.public, payload)
+        assert bob.datagrams() == [(ALICE.public, datagram) for datagram in datagrams]
+        assert alice.datagrams() == [(BOB.public, datagram) for datagram in datagrams]
+        assert world.server.stats.connections.packets_dropped == 0
+        assert closed(world) == []
 
     def test_a_packet_to_oneself_is_delivered_like_any_other(self) -> None:
         world = World()
@@ -148,6 +185,56 @@ class TestComingAndGoing:
             TcpCloseRequested,
         ]
         assert world.peers[new_id] is new
+
+    @pytest.mark.parametrize("way", RELAY_WAYS)
+    @pytest.mark.parametrize("newer_way", WAYS)
+    def test_a_later_generation_waits_for_the_end_of_a_newer_connection(
+        self, way: str, newer_way: str
+    ) -> None:
+        world = World()
+        old_id, old = world.connect(way, ALICE)
+        bob_id, bob = world.connect("v3", BOB)
+        new_id, new = world.connect(newer_way, ALICE)
+        assert closed(world) == []
+        assert old.frames.pop() == DIALECTS[way].standing(is_active=False)
+        assert world.server.clients == [BOB.public, ALICE.public]
+        world.send(bob_id, ALICE.public, SHORT)
+        world.send(old_id, BOB.public, SHORT)
+        assert new.packets() == [(BOB.public, SHORT)]
+        assert old.packets() == []
+        assert bob.packets() == [(ALICE.public, SHORT)]
+        world.server.receive_tcp_eof(new_id, now=world.now)
+        world.flush()
+        assert old.frames.pop() == DIALECTS[way].standing(is_active=True)
+        world.send(bob_id, ALICE.public, SHORT)
+        assert old.packets() == [(BOB.public, SHORT)]
+        assert PeerGone(ALICE.public) not in bob.frames
+        world.server.receive_tcp_eof(old_id, now=world.now)
+        world.flush()
+        assert bob.frames[-1] == PeerGone(ALICE.public)
+
+    def test_one_that_waits_may_leave_without_notice(self) -> None:
+        world = World()
+        old_id, _ = world.connect("relay-v2", ALICE)
+        new_id, new = world.connect("relay-v2", ALICE)
+        _, bob = world.connect("relay-v1", BOB)
+        world.send(old_id, BOB.public, SHORT)
+        world.server.receive_tcp_eof(old_id, now=world.now)
+        world.flush()
+        assert new.frames == []
+        assert bob.frames == [RecvDatagram(ALICE.public, 0, SHORT[2:])]
+        world.server.receive_tcp_eof(new_id, now=world.now)
+        world.flush()
+        assert bob.frames[-1] == PeerGone(ALICE.public)  # the other had sent to him
+
+    def test_few_wait(self) -> None:
+        world = World()
+        for number in range(WAITING_LIMIT + 3):
+            world.connect("relay-v2", ALICE)
+            assert len(closed(world)) == max(0, number - WAITING_LIMIT)
+        world.server.close(now=world.now)
+        world.flush()
+        assert len(closed(world)) == WAITING_LIMIT + 3
 
     def test_closing_ends_every_connection_and_refuses_new_ones(self) -> None:
         world = World()
@@ -399,7 +486,15 @@ class Pair:
         self.now = end
 
 
-CLIENTS = [("v2", "http"), ("v3", "http"), ("v3", "ws"), (None, "http")]
+CLIENTS = [
+    ("v2", "http"),
+    ("v3", "http"),
+    ("v3", "ws"),
+    (None, "http"),
+    (None, "ws"),
+    ("relay-v1", "http"),
+    ("relay-v2", "http"),
+]
 
 
 class TestWithClientMachines:
@@ -413,8 +508,8 @@ class TestWithClientMachines:
         alice.send_datagrams(BOB.public, [b"one", b"two", bytes(1200)], now=pair.now)
         bob.send_datagrams(ALICE.public, [b"three"], now=pair.now)
         pair.settle()
-        assert received(bob) == [(ALICE.public, [b"one", b"two", bytes(1200)])]
-        assert received(alice) == [(BOB.public, [b"three"])]
+        assert received(bob) == [(ALICE.public, item) for item in (b"one", b"two", bytes(1200))]
+        assert received(alice) == [(BOB.public, b"three")]
         pair.wait(400.0)
         assert alice.is_connected
         assert bob.is_connected
@@ -431,8 +526,12 @@ class TestWithClientMachines:
         assert not isinstance(pair.events[2][-1], ConnectionLost)
 
 
-def received(client: DerpClient) -> list[tuple[NodeId, list[bytes]]]:
-    return [(item.node_id, item.datagrams) for item in client.received_payloads()]
+def received(client: DerpClient) -> list[tuple[NodeId, bytes]]:
+    return [
+        (item.node_id, datagram)
+        for item in client.received_payloads()
+        for datagram in item.datagrams
+    ]
 
 
 class TestProof:
@@ -496,8 +595,10 @@ def join(way: str, number: int) -> React[DerpServer]:
         peer = crowd.peers[tcp_id] = Peer(way, key(number))
         yield Call("accept_tcp", tcp_id)
         yield Call("receive_tcp_data", tcp_id, peer.request)
-        if way != "v2":
+        if way in EAGER_WAYS:
             yield Call("receive_tcp_data", tcp_id, peer.begin())
+        elif way in RELAY_WAYS and (challenge := run.tcp_sent.get(tcp_id)):
+            yield Call("receive_tcp_data", tcp_id, peer.receive(challenge))
 
     return React(f"join as {number} by {way}", function)
 
@@ -531,7 +632,9 @@ def answer_server_key(index: int) -> React[DerpServer]:
     def function(run: Run[DerpServer]) -> Iterable[Call]:
         crowd = crowd_of(run)
         waiting = [
-            (tcp_id, peer) for tcp_id, peer in crowd.peers.items() if not peer.handshake.is_done
+            (tcp_id, peer)
+            for tcp_id, peer in crowd.peers.items()
+            if peer.dialect.name == "v2" and not peer.handshake.is_done
         ]
         if waiting:
             tcp_id, peer = waiting[index % len(waiting)]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.derp.codec import HEADER, FrameCodec
+from iroh_proto.derp.codec import FrameCodec
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.frames import (
+    HEADER,
     PACKET_LIMIT,
     Frame,
     NotePreferred,
@@ -199,10 +200,31 @@ class TestRouting:
         assert router.connect(3, A) == 1
         assert [target for target, _ in router.route(2, sent((A, [b"y"])))] == [3]
         assert router.route(1, sent((B, [b"from the old one"]))) == []
-        assert router.disconnect(1) == []  # its node is still there: nobody is told
-        assert router.disconnect(3) == []  # and whom the old one had sent to is forgotten
+        assert router.disconnect(1) == ([], None)  # its node is still there: nobody is told
+        assert router.disconnect(3) == ([], None)  # and whom the old one had sent to is forgotten
         assert router.stats.clients_replaced == 1
         assert len(router) == 1
+
+    def test_one_that_waits_gets_its_place_back(self) -> None:
+        router = DerpRouter()
+        router.connect(1, A, waits=True)
+        router.connect(2, A, waits=True)
+        router.connect(3, B)
+        assert router.connect(4, A) == 2
+        assert [router.is_waiting(number) for number in (1, 2, 3, 4, 5)] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
+        assert router.node_ids == [B, A]
+        for sender in (1, 4):
+            assert [target for target, _ in router.route(sender, sent((B, [b"x"])))] == [3]
+        assert router.disconnect(4) == ([], 2)
+        assert [target for target, _ in router.route(3, sent((A, [b"y"])))] == [2]
+        assert router.disconnect(1) == ([], None)
+        assert router.disconnect(2) == ([3], None)  # for what the one that waited had sent
 
     def test_who_was_sent_to_hears_of_the_end(self) -> None:
         router = DerpRouter()
@@ -210,9 +232,9 @@ class TestRouting:
             router.connect(client_id, node_id)
         router.route(1, sent((B, [b"x"]), (A, [b"self"])))
         router.route(3, sent((A, [b"y"])))
-        assert router.disconnect(1) == [2]
-        assert router.disconnect(1) == []
-        assert router.disconnect(3) == []  # whom it had sent to is gone
+        assert router.disconnect(1) == ([2], None)
+        assert router.disconnect(1) == ([], None)
+        assert router.disconnect(3) == ([], None)  # whom it had sent to is gone
 
     def test_a_client_connects_once(self) -> None:
         router = DerpRouter()
@@ -228,7 +250,7 @@ class TestRouting:
         for number, node_id in enumerate(keys, 1):
             router.connect(number, node_id)  # type: ignore[arg-type]  # any bytes will do here
             router.route(0, sent((node_id, [b"x"])))
-        told = router.disconnect(0)
+        told = router.disconnect(0).told
         assert len(told) == DESTINATIONS_LIMIT
         assert told[-1] == len(keys)  # the latest are the ones that are kept
 

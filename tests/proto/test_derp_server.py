@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.derp.codec import HEADER
+from iroh_proto.derp.datagram_frames import SendDatagram, SendDatagramBatch
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
+    HEADER,
     Frame,
     Health,
     KeepAlive,
@@ -22,8 +23,10 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    pack_datagrams,
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.segments import SINGLE_HEADER
 from iroh_proto.derp.server import (
     HANDSHAKE_BYTES_LIMIT,
     HANDSHAKE_TIMEOUT,
@@ -42,7 +45,7 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.run import Operation
 from iroh_proto.testing.strategies import chunkings
-from tests.proto.derp_peer import SERVER_KEY, WAYS, Peer, key
+from tests.proto.derp_peer import EAGER_WAYS, PACKED_WAYS, RELAY_WAYS, SERVER_KEY, WAYS, Peer, key
 
 ALICE, BOB = key(2), key(3)
 OLD_REQUEST = b"GET /derp HTTP/1.1\r\nupgrade: iroh derp http\r\n\r\n"
@@ -163,6 +166,12 @@ class TestPages:
         assert status == b"HTTP/1.1 200 OK"
         assert body == b"User-agent: *\nDisallow: /\n"
 
+    def test_those_who_watch_over_it_hear_that_it_is_well(self) -> None:
+        status, headers, body = answer_to(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert status == b"HTTP/1.1 200 OK"
+        assert headers[b"content-type"] == b"application/json"
+        assert json.loads(body) == {"status": "ok"}
+
     @pytest.mark.parametrize("path", [b"/", b"/index.html", b"/?x=1"])
     def test_there_is_a_home_page(self, path: bytes) -> None:
         status, headers, body = answer_to(b"GET " + path + b" HTTP/1.1\r\n\r\n")
@@ -197,6 +206,8 @@ class TestPages:
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-key: AAAA\r\n"
             b"sec-websocket-version: 8\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-key: AAAA\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-protocol: derp\r\n",
+            b"GET /derp HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-key: AAAA\r\n"
             b"sec-websocket-version: 13\r\nsec-websocket-protocol: iroh-relay-v1\r\n",
         ],
     )
@@ -334,7 +345,7 @@ class TestGenerations:
         assert len(connection.received_packets()[BOB.public]) == 2 * 8
 
     @pytest.mark.parametrize("way", WAYS)
-    @pytest.mark.parametrize("frame", [Ping(b"12345678"), NotePreferred(True)])
+    @pytest.mark.parametrize("frame", [Ping(b"12345678"), Pong(b"12345678")])
     def test_another_first_frame_than_the_handshakes_is_a_fault(
         self, way: str, frame: Frame
     ) -> None:
@@ -376,7 +387,7 @@ class TestGenerations:
         connection.receive_data(peer.codec.encode(Health("sick")), now=1.0)
         assert isinstance(events(connection)[0], ConnectionLost)
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", PACKED_WAYS)
     def test_frames_of_servers_from_a_client_are_ignored_and_counted(self, way: str) -> None:
         connection, peer = admitted(way)
         frames = [
@@ -492,13 +503,15 @@ class TestMisuse:
         assert connection.data_to_send() == b""
         assert connection.stats.clients_admitted == 0
 
-    def test_an_unknown_dialect_is_refused(self) -> None:
-        with pytest.raises(LocalProtocolError, match="v7"):
-            DerpServerConnection(secret_key=SERVER_KEY, rng=random.Random(1), listen_dialect="v7")
+    @pytest.mark.parametrize("dialect", ["v7", "relay-v1"])
+    def test_a_dialect_that_is_not_framed_is_refused(self, dialect: str) -> None:
+        rng = random.Random(1)
+        with pytest.raises(LocalProtocolError, match=f"no framed DERP dialect '{dialect}'"):
+            DerpServerConnection(secret_key=SERVER_KEY, rng=rng, listen_dialect=dialect)
 
 
 class TestCutting:
-    @pytest.mark.parametrize("way", [way for way in WAYS if way != "v2"])
+    @pytest.mark.parametrize("way", EAGER_WAYS)
     @given(data=st.data())
     def test_a_whole_conversation_may_be_cut_anywhere(self, way: str, data: st.DataObject) -> None:
         peer = Peer(way, ALICE)
@@ -547,7 +560,10 @@ def prove(way: str) -> React[DerpServerConnection]:
 
     def function(run: Run[DerpServerConnection]) -> Iterable[Call]:
         peer = Peer(way, ALICE)
+        is_fresh = not run.sent
         yield Call("receive_data", peer.request)
+        if way in RELAY_WAYS and is_fresh:
+            yield Call("receive_data", peer.receive(b"".join(run.sent)))
         yield Call("receive_data", peer.begin())
 
     return React(f"connect by {way}", function)
@@ -561,11 +577,22 @@ def operations() -> st.SearchStrategy[Operation[DerpServerConnection]]:
     frames = st.sampled_from(
         [Ping(b"12345678"), Pong(b"12345678"), NotePreferred(False), RecvPacket(BOB.public, b"x")]
     )
+    relay_frames = st.sampled_from(
+        [
+            Pong(b"12345678"),
+            SendDatagram(BOB.public, 2, b"x"),
+            SendDatagramBatch(BOB.public, 0, 3, b"hello"),
+            SendDatagram(BOB.public, 0, b""),
+        ]
+    )
     return st.one_of(
         st.builds(prove, st.sampled_from(sorted(WAYS))),
         st.builds(say, st.sampled_from(["v3", "v3 websocket"]), frames),
+        st.builds(say, st.sampled_from(sorted(RELAY_WAYS)), relay_frames),
         st.just(Call("receive_data", Peer("v3", ALICE).packet_to(BOB.public, b"hello") * 2)),
-        st.just(Call("send_packets", [HEADER.pack(5, 37) + BOB.public, b"hello"])),
+        st.just(Call("send_packets", [HEADER.pack(5, 37) + BOB.public, b"\x03\0new"])),
+        st.just(Call("send_packets", [SINGLE_HEADER.pack(6, BOB.public, 2), b"hello"])),
+        st.sampled_from([True, False]).map(lambda active: Call("tell_standing", is_active=active)),
         st.just(Call("send_peer_gone", BOB.public)),
         st.just(Call("receive_data", b"GET /ping HTTP/1.1\r\n\r\n")),
         st.just(Call("receive_eof")),
@@ -579,8 +606,8 @@ def flood(
     return Flood(label, lambda number: Call("receive_data", make(number)), count)
 
 
-FRAMED = Peer("v3", ALICE)
-PACKETS = [HEADER.pack(5, 1232) + BOB.public, bytes(1200)]
+PAYLOAD = pack_datagrams([bytes(1198)])[0]
+PACKETS = [HEADER.pack(5, 1232) + BOB.public, PAYLOAD]
 
 TestDerpServerConnectionContract = contract_tests(
     Subject(
@@ -595,19 +622,29 @@ TestDerpServerConnectionContract = contract_tests(
     )
 )
 
-TestAdmittedConnectionContract = contract_tests(
-    Subject(
+
+def admitted_subject(way: str, endless: bytes) -> Subject[DerpServerConnection]:
+    peer = Peer(way, ALICE)
+    ping, packet = peer.codec.encode(Ping(bytes(8))), peer.packet_to(BOB.public, PAYLOAD)
+    return Subject(
         factory=lambda rng: Observed(secret_key=SERVER_KEY, rng=rng),
-        begin=[Call("start"), prove("v3")],
+        begin=[Call("start"), prove(way)],
         operations=operations(),
         misuses=st.just(Call("start")),
         final=(ConnectionLost,),
         floods=[
-            flood("pings", lambda number: FRAMED.codec.encode(Ping(bytes(8))) * 20),
-            flood("packets", lambda number: FRAMED.packet_to(BOB.public, bytes(1200))),
-            flood("an endless frame", lambda number: HEADER.pack(4, 65_000) + bytes(495), 400),
+            flood("pings", lambda number: ping * 20),
+            flood("packets", lambda number: packet),
+            flood("an endless frame", lambda number: endless + bytes(495), 400),
             Flood("packets to it", lambda number: Call("send_packets", PACKETS)),
             Flood("news for it", lambda number: Call("send_peer_gone", BOB.public), 8000),
         ],
     )
+
+
+TestAdmittedConnectionContract = contract_tests(
+    admitted_subject("v3", endless=HEADER.pack(4, 65_000))
+)
+TestAdmittedRelayConnectionContract = contract_tests(
+    admitted_subject("relay-v2", endless=b"\x82\xfe\xff\xff\0\0\0\0\x04")
 )

@@ -20,6 +20,7 @@ from iroh_anyio.quic.events import (
     StreamOpened,
 )
 from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
+from iroh_anyio.quic.switchboard import SECOND_OPINION_TIME
 from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
@@ -202,6 +203,27 @@ def test_a_dial_passes_over_so_many_wrong_nodes_and_no_more() -> None:
     begun = world.network.now
     assert world.ended(alice, number).kind == "identity"
     assert world.network.now - begun < 5.0
+
+
+def test_a_refusal_is_believed_soon_when_no_other_address_answers() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    squatter = world.node("squatter")
+    number = alice.dial(NodeAddr(bob.id, direct_addresses=[squatter.udp, NOBODY]))
+    begun = world.network.now
+    assert world.ended(alice, number).kind == "identity"
+    assert world.network.now - begun < SECOND_OPINION_TIME + 1.0
+
+
+def test_a_refusal_from_an_address_that_ponged_is_final() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    bob.host.attachments[0].link.latency = 0.05
+    world.connect(alice, bob.addr())  # so that its pong is at hand when the refusal comes
+    number = alice.dial(NodeAddr(bob.id, direct_addresses=[bob.udp, NOBODY]), alpn=b"other")
+    begun = world.network.now
+    assert world.ended(alice, number).kind == "alpn"
+    assert world.network.now - begun < 0.5
 
 
 def test_what_a_wrong_node_said_is_reported_if_the_right_one_never_answers() -> None:

@@ -16,6 +16,8 @@ server. The machines that use it know no generation::
 |------|------------------|------|-------------|
 | v2 | 0.6 to 0.13 | ``/derp`` | server's |
 | v3 | 0.14 to 0.90 | ``/relay``, and ``/derp`` before 0.21 | client's |
+| relay-v1 | 0.91 and later | ``/relay``, a websocket with a subprotocol | server's |
+| relay-v2 | 0.98 and later | as relay-v1 | server's |
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import v2, v3
+from iroh_proto.derp.dialects import relay_v1, v2, v3
 from iroh_proto.derp.frames import Frame, SendRate
 from iroh_proto.key import NodeId, SecretKey
 
@@ -68,6 +70,9 @@ class ServerHandshake(Protocol):
     def accept(self) -> Sequence[Frame]:
         """Return what lets the client in."""
 
+    def reject(self) -> Sequence[Frame]:
+        """Return what there is to say to a client whose frame was no good, before closing."""
+
     def refuse(self, reason: str) -> Sequence[Frame]:
         """Return what tells a client that it may not use this server, before closing."""
 
@@ -88,6 +93,10 @@ class Dialect(Protocol):
         """Whether the first frame after the upgrade is the server's."""
 
     @property
+    def tells_preference(self) -> bool:
+        """Whether a client tells a server that it is the client's home."""
+
+    @property
     def keep_alive_interval(self) -> float | None:
         """Seconds between KeepAlive frames that a server sends, ``None`` if it pings instead."""
 
@@ -98,6 +107,12 @@ class Dialect(Protocol):
     @property
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
+
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return what tells a client whether it gets packets while another one has its key.
+
+        ``None`` if there are no words for that: the older of the two is to be closed.
+        """
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""
@@ -112,5 +127,13 @@ class Dialect(Protocol):
         """Return a server's handshake on one connection."""
 
 
-DIALECTS: Mapping[str, Dialect] = MappingProxyType({"v2": v2.DIALECT, "v3": v3.DIALECT})
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        dialect.name: dialect
+        for dialect in (v2.DIALECT, v3.DIALECT, relay_v1.DIALECT_V1, relay_v1.DIALECT_V2)
+    }
+)
 """The dialects by name."""
+
+FRAMED_DIALECTS = frozenset(name for name, dialect in DIALECTS.items() if "framed" in dialect.forms)
+"""Those that are spoken without a websocket as well, as clients on ``/derp`` do."""

@@ -338,6 +338,10 @@ class V2ServerHandshake:
         nonce = self._rng.randbytes(BOX_NONCE_SIZE)
         return (ServerInfo(self._box.seal(ServerDetails().encode(), nonce)),)
 
+    def reject(self) -> Sequence[Frame]:
+        """Return nothing: this dialect has no words for it."""
+        return ()
+
     def refuse(self, reason: str) -> Sequence[Frame]:
         """Return nothing: this dialect has no words for it."""
         return ()
@@ -349,9 +353,14 @@ class V2Dialect:
     name = "v2"
     forms: frozenset[Form] = frozenset({"framed"})
     server_speaks_first = True
+    tells_preference = True
     keep_alive_interval: float | None = KEEP_ALIVE_INTERVAL
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
+
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return nothing: the older of two with one key is closed."""
+        return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""

@@ -145,6 +145,10 @@ class V3ServerHandshake:
         """Return nothing: silence lets the client in."""
         return ()
 
+    def reject(self) -> Sequence[Frame]:
+        """Return nothing: upstream closes without a word."""
+        return ()
+
     def refuse(self, reason: str) -> Sequence[Frame]:
         """Return a Health frame with the reason (upstream's is ``not authenticated``)."""
         return (Health(reason),)
@@ -156,9 +160,14 @@ class V3Dialect:
     name = "v3"
     forms: frozenset[Form] = frozenset({"framed", "websocket"})
     server_speaks_first = False
+    tells_preference = True
     keep_alive_interval: float | None = None
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+
+    def standing(self, *, is_active: bool) -> Frame | None:
+        """Return nothing: the older of two with one key is closed."""
+        return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""

@@ -22,6 +22,7 @@ class Node:
         self.lines = lines
         self._endpoint: Any = None
         self._connections: dict[int, Any] = {}
+        self._latest: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(
@@ -44,6 +45,20 @@ class Node:
             "addresses": self._endpoint.bound_sockets(),
         }
 
+    async def online(self) -> runner.JsonObject:
+        """Wait for a home relay with which the handshake is done; answer its URL."""
+        await self._endpoint.online()
+        return {"relay_url": self._endpoint.addr().relay_url()}
+
+    async def path(self, node_id: str) -> runner.JsonObject:
+        """Answer how the last connection with a node goes: direct, relay or none."""
+        kinds = [
+            "direct" if path.is_ip else "relay"
+            for path in self._latest[node_id].paths()
+            if path.is_selected
+        ]
+        return {"kind": kinds[0] if kinds else "none"}
+
     async def dial(
         self, node_id: str, relay_url: str | None, addresses: list[str], alpn: str
     ) -> runner.JsonObject:
@@ -52,7 +67,7 @@ class Node:
         address = iroh.EndpointAddr(key, relay_url, addresses)
         connection = await self._endpoint.connect(address, alpn.encode())
         number = len(self._connections)
-        self._connections[number] = connection
+        self._connections[number] = self._latest[node_id] = connection
         return {"connection": number, "remote_id": connection.remote_id().to_bytes().hex()}
 
     async def echo(self, connection: int, size: int) -> runner.JsonObject:
@@ -87,11 +102,9 @@ class Node:
         except iroh.IrohError as error:
             self.lines.event("refused", error=runner.describe(error))
             return
-        self.lines.event(
-            "accepted",
-            alpn=connection.alpn().decode(),
-            remote_id=connection.remote_id().to_bytes().hex(),
-        )
+        remote_id = connection.remote_id().to_bytes().hex()
+        self._latest[remote_id] = connection
+        self.lines.event("accepted", alpn=connection.alpn().decode(), remote_id=remote_id)
         try:
             while True:
                 await runner.echo_back(await connection.accept_bi())

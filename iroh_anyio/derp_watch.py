@@ -1,0 +1,61 @@
+"""How an endpoint fares with DERP servers: told in its log, and kept for error messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from iroh_proto.address import DerpUrl
+from iroh_proto.derp.pool_events import (
+    DerpServerConnected,
+    DerpServerLost,
+    DerpServerTroubled,
+    DerpServerUnreachable,
+)
+
+logger = logging.getLogger("iroh_anyio.endpoint")
+
+PROBLEMS_LIMIT = 64
+"""Servers whose problem is kept; addresses of peers may name any number of them."""
+
+
+class DerpWatch:
+    """Takes the news of DERP servers. ``handlers`` are the event types it wants.
+
+    ``problems`` holds, by URL, why a server could not be reached when it was last tried.
+    """
+
+    def __init__(self) -> None:
+        self.problems: dict[DerpUrl, str] = {}
+        self.handlers: dict[type, Callable[[Any], None]] = {
+            DerpServerConnected: self._on_connected,
+            DerpServerLost: self._on_lost,
+            DerpServerTroubled: self._on_troubled,
+            DerpServerUnreachable: self._on_unreachable,
+        }
+
+    def problem_with(self, url: DerpUrl | None) -> str:
+        """Say in words that a server cannot be reached; empty if nothing is known against it."""
+        problem = None if url is None else self.problems.get(url)
+        return f"its DERP server {url} cannot be reached: {problem}" if problem else ""
+
+    def _on_connected(self, event: DerpServerConnected) -> None:
+        self.problems.pop(event.url, None)
+        logger.info("DERP server %s: connected, dialect %s", event.url, event.dialect)
+
+    def _on_lost(self, event: DerpServerLost) -> None:
+        why = "no longer needed" if event.error is None else f"lost, {event.error}"
+        logger.info("DERP server %s: %s", event.url, why)
+
+    def _on_troubled(self, event: DerpServerTroubled) -> None:
+        if event.problem:
+            logger.warning("DERP server %s says: %s", event.url, event.problem)
+
+    def _on_unreachable(self, event: DerpServerUnreachable) -> None:
+        # It is tried for as long as the endpoint lives; once is enough to be told.
+        level = logging.DEBUG if event.url in self.problems else logging.INFO
+        logger.log(level, "DERP server %s: cannot be reached, %s", event.url, event.error)
+        if event.url not in self.problems and len(self.problems) >= PROBLEMS_LIMIT:
+            del self.problems[next(iter(self.problems))]
+        self.problems[event.url] = event.error

@@ -1,0 +1,119 @@
+"""Messages of a websocket, after its HTTP upgrade.
+
+Binary messages carry frames, text messages are skipped. wsproto parses them. They are built here,
+because wsproto takes its masks from the operating system and not from the machine's ``rng``.
+
+Source: RFC 6455 section 5.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping
+from wsproto.frame_protocol import CloseReason, Opcode
+
+from iroh_proto.errors import DecodeError
+
+_FINAL = 0x80
+_MASKED = 0x80
+_MASK_SIZE = 4
+_SHORT_LENGTH_LIMIT = 125
+_U16_LENGTH = 126
+_U64_LENGTH = 127
+
+
+class WebsocketMessages:
+    """One side of a websocket.
+
+    :param mask_rng: where a client takes its masks from (RFC 6455 section 5.3); a server, which
+        does not mask, gives ``None``.
+    :param check: is given the first byte of each message and the bytes behind it so far, and
+        raises :class:`DecodeError` for too many. This bounds what is kept of an unfinished one.
+    :ivar is_closed: whether the peer began the closing handshake, after which nothing is read.
+    """
+
+    __slots__ = ("_check", "_connection", "_mask_rng", "_message", "_replies", "is_closed")
+
+    def __init__(
+        self, *, mask_rng: random.Random | None, check: Callable[[int, int], None]
+    ) -> None:
+        self._mask_rng = mask_rng
+        self._check = check
+        is_server = mask_rng is None
+        self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
+        self._message = bytearray()
+        self._replies: list[bytes] = []
+        self.is_closed = False
+
+    def receive(self, data: bytes) -> Iterator[bytes]:
+        """Yield the binary messages that ``data`` completes, in order.
+
+        What is left when the iteration is given up comes with the next call.
+
+        :raises DecodeError: for what is no websocket; receive no more then.
+        """
+        if self.is_closed:
+            return
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, BytesMessage):
+                self._message += event.data
+                if self._message:
+                    self._check(self._message[0], len(self._message) - 1)
+                if event.message_finished:
+                    message = bytes(self._message)
+                    self._message.clear()
+                    yield message
+            elif isinstance(event, Ping):
+                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                self._take_close(event)
+
+    def build(self, message: bytes) -> bytes:
+        """Return the bytes of a binary message."""
+        return self._build(Opcode.BINARY, message)
+
+    def replies(self) -> bytes:
+        """Return the answers to pings and to the closing handshake, and forget them."""
+        if not self._replies:
+            return b""
+        replies = b"".join(self._replies)
+        self._replies.clear()
+        return replies
+
+    def goodbye(self) -> bytes:
+        """Return the bytes that begin the closing handshake."""
+        return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
+
+    def _take_close(self, event: CloseConnection) -> None:
+        if self._connection.state is not ConnectionState.REMOTE_CLOSING:
+            raise DecodeError(f"not a websocket frame: {event.reason}")
+        # 1005 stands for a close without a code and must not be sent (RFC 6455 section 7.4.1).
+        has_code = event.code != CloseReason.NO_STATUS_RCVD
+        code = int(event.code).to_bytes(2, "big") if has_code else b""
+        self._replies.append(self._build(Opcode.CLOSE, code))
+        self.is_closed = True
+
+    def _build(self, opcode: Opcode, payload: bytes) -> bytes:
+        length = len(payload)
+        masked = 0 if self._mask_rng is None else _MASKED
+        if length <= _SHORT_LENGTH_LIMIT:
+            header = bytes((_FINAL | opcode, masked | length))
+        elif length < 1 << 16:
+            header = bytes((_FINAL | opcode, masked | _U16_LENGTH)) + length.to_bytes(2, "big")
+        else:
+            header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
+        if self._mask_rng is None:
+            return header + payload
+        mask = self._mask_rng.randbytes(_MASK_SIZE)
+        return header + mask + _apply_mask(payload, mask)
+
+
+def _apply_mask(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    stream = mask * (size // _MASK_SIZE + 1)
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")
+    return masked.to_bytes(size, "big")
