@@ -7,6 +7,7 @@ import click
 from iroh_anyio.cli.demo import demo
 from iroh_anyio.cli.derper import derper
 from iroh_anyio.cli.key import key
+from iroh_anyio.cli.lab import lab
 from iroh_anyio.cli.pipe import connect, listen
 from iroh_anyio.cli.ticket import ticket
 
@@ -20,5 +21,5 @@ def commands() -> None:
     """
 
 
-for command in (demo, listen, connect, derper, key, ticket):
+for command in (demo, listen, connect, derper, key, lab, ticket):
     commands.add_command(command)

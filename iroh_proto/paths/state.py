@@ -49,8 +49,13 @@ UPGRADE_INTERVAL = 60.0
 SEARCH_INTERVAL = 5.0
 """Seconds between two searches that payload starts; the heartbeat's own come as often."""
 
-STAY_ALIVE_MIN_AGE = 2.0
-"""Seconds since the last ping of the best address before the heartbeat pings it again."""
+STAY_ALIVE_MIN_AGE = 1.0
+"""Seconds since the last ping of the best address before the heartbeat pings it again.
+
+Less than what the trust time is longer than the heartbeat's interval, 1.5 s: where one heartbeat
+does not ping, the proof has to hold until the pong of the next. iroh takes 2 s, and an idle path
+that was proven 1.5 to 2 s before a heartbeat is lost for a moment.
+"""
 
 CALLS_BURST = 4
 CALLS_INTERVAL = 1.0

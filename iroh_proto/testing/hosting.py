@@ -77,6 +77,9 @@ class Hosted(Generic[MachineT]):
     def handle_event(self, event: object) -> None:
         """Do what an event asks of a host. Nothing, unless a subclass knows better."""
 
+    def handle_timer(self) -> None:
+        """Learn that the machine is about to be woken. Nothing, unless a subclass knows better."""
+
     def handle_payload(self, payload: object) -> None:
         """Take a payload. Nothing, unless a subclass knows better."""
 
@@ -137,6 +140,7 @@ class Hosted(Generic[MachineT]):
         machine = cast("Machine[object]", self.machine)
         deadline = machine.get_timer()
         if deadline is not None and deadline <= self.clock.now:
+            self.handle_timer()
             machine.handle_timer(now=self.clock.now)
             after = machine.get_timer()
             if after is not None and after <= self.clock.now:

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 from iroh_proto.address import UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.machine import DatagramMachine, TcpRequested, TcpUser, Transmit
+from iroh_proto.testing.happenings import (
+    DatagramsReceived,
+    DatagramsSent,
+    TcpDataReceived,
+    TcpDataSent,
+    TimerHandled,
+)
 from iroh_proto.testing.hosting import Hosted
 from iroh_proto.testing.links import Link, Packet
 from iroh_proto.testing.tcp import TcpEnd
@@ -98,8 +105,13 @@ class Program(Hosted[MachineT]):
 
     # What comes in
 
-    def receive_datagrams(self, batch: Sequence[bytes], source: UdpAddress) -> None:
-        """Give the machine datagrams."""
+    def receive_datagrams(
+        self, batch: Sequence[bytes], source: UdpAddress, *, number: int = 0
+    ) -> None:
+        """Give the machine datagrams, of the packet that recorders know by a number."""
+        if self.host.fabric.recorders:
+            happening = DatagramsReceived(packet=number, source=source, datagrams=tuple(batch))
+            self.host.fabric.record(self.name, happening)
         machine = cast("DatagramMachine[object]", self.machine)
         machine.receive_datagrams(batch, source, now=self.clock.now)
         self.flush()
@@ -125,6 +137,8 @@ class Program(Hosted[MachineT]):
 
     def receive_tcp(self, tcp_id: int, data: bytes) -> None:
         """Give the machine bytes of a connection."""
+        if self.host.fabric.recorders:
+            self.host.fabric.record(self.name, TcpDataReceived(tcp_id=tcp_id, data=data))
         cast(TcpUser, self.machine).receive_tcp_data(tcp_id, data, now=self.clock.now)
         self.flush()
 
@@ -139,7 +153,13 @@ class Program(Hosted[MachineT]):
     def send_datagrams(self, transmit: Transmit) -> None:
         """Send from the socket of the destination's family."""
         assert isinstance(transmit.addr, UdpAddress), f"no host sends to {transmit.addr}"
-        self.host.send(self.sockets, transmit.addr, transmit.datagrams)
+        number = self.host.fabric.next_packet_number()
+        if self.host.fabric.recorders:
+            happening = DatagramsSent(
+                packet=number, destination=transmit.addr, datagrams=tuple(transmit.datagrams)
+            )
+            self.host.fabric.record(self.name, happening)
+        self.host.send(self.sockets, transmit.addr, transmit.datagrams, number)
 
     def send_tcp(self) -> None:
         """Write to the connections that take bytes."""
@@ -147,7 +167,12 @@ class Program(Hosted[MachineT]):
         for tcp_id in user.tcp_to_send():
             end = self._tcp.get(tcp_id)
             while end is not None and end.has_room and (data := user.tcp_data_to_send(tcp_id)):
-                end.write(bytes(data))
+                self._write_tcp(end, bytes(data))
+
+    def handle_timer(self) -> None:
+        """Tell the recorders that the machine is woken."""
+        if self.host.fabric.recorders:
+            self.host.fabric.record(self.name, TimerHandled())
 
     def handle_event(self, event: object) -> None:
         """Tell the observers, and do what the machine asks for."""
@@ -174,8 +199,13 @@ class Program(Hosted[MachineT]):
         if end is None:
             return
         while data := cast(TcpUser, self.machine).tcp_data_to_send(tcp_id):
-            end.write(bytes(data))
+            self._write_tcp(end, bytes(data))
         end.close()
+
+    def _write_tcp(self, end: TcpEnd, data: bytes) -> None:
+        if self.host.fabric.recorders:
+            self.host.fabric.record(self.name, TcpDataSent(tcp_id=end.tcp_id, data=data))
+        end.write(data)
 
     def _end(self) -> None:
         self.disarm()
@@ -296,32 +326,46 @@ class Host:
             stats.unheard += count
             return
         stats.delivered += count
-        program.receive_datagrams(packet.datagrams, packet.source)
+        program.receive_datagrams(packet.datagrams, packet.source, number=packet.number)
 
     def send(
-        self, sockets: Sequence[UdpAddress], destination: UdpAddress, datagrams: Sequence[bytes]
+        self,
+        sockets: Sequence[UdpAddress],
+        destination: UdpAddress,
+        datagrams: Sequence[bytes],
+        number: int = 0,
     ) -> None:
-        """Send datagrams from one of these sockets, or drop them where none can."""
+        """Send datagrams from one of these sockets, or drop them where none can.
+
+        :param number: what the packet is known by to the recorders.
+        """
         stats = self.network.stats
         stats.sent += len(datagrams)
         for socket in sockets:
-            if socket.is_ipv6 == destination.is_ipv6 and self._send(socket, destination, datagrams):
+            if socket.is_ipv6 != destination.is_ipv6:
+                continue
+            if self._send(socket, destination, datagrams, number):
                 return
         stats.unroutable += len(datagrams)
 
     def _send(
-        self, socket: UdpAddress, destination: UdpAddress, datagrams: Sequence[bytes]
+        self,
+        socket: UdpAddress,
+        destination: UdpAddress,
+        datagrams: Sequence[bytes],
+        number: int,
     ) -> bool:
         if is_loopback(destination):
             source = UdpAddress(destination.ip, socket.port)
-            packet = Packet(source, destination, list(datagrams), self)
+            packet = Packet(source, destination, list(datagrams), self, number)
             self.network.clock.call_later(0.0, lambda: self.arrive(packet, None))
             return True
         attachment = self.interface_for(destination.ip, socket.ip)
         if attachment is None:
             return False
         source = UdpAddress(attachment.ip, socket.port)
-        attachment.segment.send(Packet(source, destination, datagrams, self), attachment)
+        packet = Packet(source, destination, datagrams, self, number)
+        attachment.segment.send(packet, attachment)
         return True
 
     def interface_for(self, ip: str, bound: str = ANY_IPV4) -> Attachment | None:

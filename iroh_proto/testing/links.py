@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class Packet:
     """UDP datagrams of one flow on their way together.
 
-    ``origin`` is the host that sent them, whatever address they carry by now.
+    ``origin`` is the host that sent them, whatever address they carry by now. ``number`` stays
+    the same on all of the way.
     """
 
-    __slots__ = ("datagrams", "destination", "origin", "source")
+    __slots__ = ("datagrams", "destination", "number", "origin", "source")
 
     def __init__(
         self,
@@ -26,11 +27,13 @@ class Packet:
         destination: UdpAddress,
         datagrams: Sequence[bytes],
         origin: Host,
+        number: int = 0,
     ) -> None:
         self.source = source
         self.destination = destination
         self.datagrams = datagrams
         self.origin = origin
+        self.number = number
 
 
 class Link:

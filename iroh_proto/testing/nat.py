@@ -50,6 +50,10 @@ class NatKind:
     :ivar filtering: which remote addresses may send to an outer port: all, or those that were
         sent to.
     :ivar preserves_ports: whether the outer port is the inner one, where it is free.
+    :ivar overloads_ports: whether a port is free as long as no mapping for the same remote has it.
+        Who sends to it from where no mapping leads is not let in, whatever the filtering. Together
+        with ``preserves_ports`` a host keeps its port towards everybody, as if the mapping were
+        endpoint-independent, unless a neighbour has the same port and the same peer.
     :ivar hairpins: whether hosts inside reach one another by their outer addresses.
     :ivar mapping_timeout: seconds that a mapping lives without traffic.
     :ivar is_refreshed_by_inbound: whether packets from outside count as traffic, too.
@@ -58,6 +62,7 @@ class NatKind:
     mapping: Dependence
     filtering: Dependence
     preserves_ports: bool = False
+    overloads_ports: bool = False
     hairpins: bool = False
     mapping_timeout: float = DEFAULT_MAPPING_TIMEOUT
     is_refreshed_by_inbound: bool = True
@@ -67,6 +72,11 @@ FULL_CONE = NatKind(
     mapping=Dependence.ENDPOINT_INDEPENDENT, filtering=Dependence.ENDPOINT_INDEPENDENT
 )
 """Endpoint-independent mapping and filtering: anybody may answer."""
+
+ADDRESS_RESTRICTED = NatKind(
+    mapping=Dependence.ENDPOINT_INDEPENDENT, filtering=Dependence.ADDRESS_DEPENDENT
+)
+"""Endpoint-independent mapping, address-dependent filtering."""
 
 PORT_RESTRICTED = NatKind(
     mapping=Dependence.ENDPOINT_INDEPENDENT,
@@ -82,16 +92,25 @@ SYMMETRIC = NatKind(
 )
 """Address-and-port-dependent mapping: each remote address sees another port."""
 
+PORT_OVERLOADING = NatKind(
+    mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT,
+    filtering=Dependence.ADDRESS_AND_PORT_DEPENDENT,
+    preserves_ports=True,
+    overloads_ports=True,
+)
+"""A table of whole flows in which the inner port is kept: Linux's masquerading."""
+
 
 class _Mapping:
     """One outer port of a NAT."""
 
-    __slots__ = ("expires_at", "inner", "key", "permitted", "port")
+    __slots__ = ("expires_at", "inner", "key", "permitted", "place", "port")
 
-    def __init__(self, key: tuple[UdpAddress, RemoteKey], port: int) -> None:
+    def __init__(self, key: tuple[UdpAddress, RemoteKey], place: tuple[int, RemoteKey]) -> None:
         self.key = key
         self.inner = key[0]
-        self.port = port
+        self.place = place
+        self.port = place[0]
         self.expires_at = 0.0
         self.permitted: dict[RemoteKey, float] = {}
 
@@ -104,7 +123,8 @@ class Nat:
         self.ip = ip
         self._rng = rng
         self._by_key: OrderedDict[tuple[UdpAddress, RemoteKey], _Mapping] = OrderedDict()
-        self._by_port: dict[int, _Mapping] = {}
+        # By outer port, and where ports are overloaded by the remote as well.
+        self._by_place: dict[tuple[int, RemoteKey], _Mapping] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -126,7 +146,7 @@ class Nat:
 
     def inbound(self, port: int, remote: UdpAddress, now: float) -> UdpAddress | None:
         """Return the inner address for a packet to an outer port, or ``None`` to drop it."""
-        mapping = self._by_port.get(port)
+        mapping = self._by_place.get((port, self._sharer(self.kind.mapping.key(remote))))
         if mapping is None or mapping.expires_at <= now:
             return None
         key = self.kind.filtering.key(remote)
@@ -139,30 +159,34 @@ class Nat:
     def clear(self) -> None:
         """Forget all mappings."""
         self._by_key.clear()
-        self._by_port.clear()
+        self._by_place.clear()
 
     def _add(self, key: tuple[UdpAddress, RemoteKey], now: float) -> _Mapping:
         if len(self._by_key) >= MAPPINGS_LIMIT:
             self._drop(next(iter(self._by_key.values())))
-        mapping = _Mapping(key, self._free_port(key[0].port, now))
-        self._by_key[key] = self._by_port[mapping.port] = mapping
+        mapping = _Mapping(key, self._free_place(key[0].port, self._sharer(key[1]), now))
+        self._by_key[key] = self._by_place[mapping.place] = mapping
         return mapping
 
     def _drop(self, mapping: _Mapping) -> None:
         del self._by_key[mapping.key]
-        del self._by_port[mapping.port]
+        del self._by_place[mapping.place]
 
-    def _free_port(self, wanted: int, now: float) -> int:
-        if self.kind.preserves_ports and self._is_free(wanted, now):
-            return wanted
+    def _sharer(self, remote: RemoteKey) -> RemoteKey:
+        """Return what tells mappings of one port apart."""
+        return remote if self.kind.overloads_ports else None
+
+    def _free_place(self, wanted: int, sharer: RemoteKey, now: float) -> tuple[int, RemoteKey]:
+        if self.kind.preserves_ports and self._is_free((wanted, sharer), now):
+            return wanted, sharer
         # A NAT that counts up from a random port would be easy to guess; few do today.
         port = FIRST_PORT + self._rng.randrange(MAPPINGS_LIMIT)
-        while not self._is_free(port, now):
+        while not self._is_free((port, sharer), now):
             port = FIRST_PORT + (port - FIRST_PORT + 1) % MAPPINGS_LIMIT
-        return port
+        return port, sharer
 
-    def _is_free(self, port: int, now: float) -> bool:
-        mapping = self._by_port.get(port)
+    def _is_free(self, place: tuple[int, RemoteKey], now: float) -> bool:
+        mapping = self._by_place.get(place)
         if mapping is not None and mapping.expires_at <= now:
             self._drop(mapping)
             mapping = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.testing.clock import VirtualClock
+from iroh_proto.testing.happenings import Happening, PacketFiltered, PacketTranslated
 from iroh_proto.testing.links import Link, Packet, crossings
 from iroh_proto.testing.nat import Nat, NatKind
 
@@ -34,16 +35,32 @@ class NetworkStats:
 
 
 class Fabric:
-    """What every part of one simulated network shares: time, chance and counts."""
+    """What every part of one simulated network shares: time, chance and counts.
+
+    ``recorders`` are called with the time, the name of a program or router, and each
+    :data:`~iroh_proto.testing.happenings.Happening` there.
+    """
 
     def __init__(self, *, rng: random.Random, start: float = 0.0) -> None:
         self.clock = VirtualClock(start)
         self.stats = NetworkStats()
+        self.recorders: list[Callable[[float, str, Happening], None]] = []
         self._rng = rng
+        self._packets = 0
 
     def chance(self) -> random.Random:
         """Return a source of chance for one part, so that the others' draws do not matter."""
         return random.Random(self._rng.getrandbits(64))
+
+    def next_packet_number(self) -> int:
+        """Return a number that no packet had."""
+        self._packets += 1
+        return self._packets
+
+    def record(self, name: str, happening: Happening) -> None:
+        """Tell the recorders. Look at ``recorders`` first where it happens often."""
+        for recorder in self.recorders:
+            recorder(self.clock.now, name, happening)
 
 
 class Attached(Protocol):
@@ -119,7 +136,9 @@ class Segment:
         arrived = sum(len(datagrams) for _, datagrams in arrivals)
         stats.lost += max(0, len(packet.datagrams) - arrived)
         for delay, datagrams in arrivals:
-            copy = Packet(packet.source, packet.destination, datagrams, packet.origin)
+            copy = Packet(
+                packet.source, packet.destination, datagrams, packet.origin, packet.number
+            )
             clock.call_later(delay, _Arrival(receiver, copy))
 
     def _free_ip(self) -> str:
@@ -205,22 +224,41 @@ class Router:
             self._let_in(packet)
             return
         source = self.nat.outbound(packet.source, packet.destination, self._fabric.clock.now)
-        outward = Packet(source, packet.destination, packet.datagrams, packet.origin)
+        outward = self._translate(packet, source, packet.destination)
         if packet.destination.ip != self.ip:
             self._outside.segment.send(outward, self._outside)
         elif self.nat.kind.hairpins:
             self._let_in(outward)
         else:
-            self._fabric.stats.filtered += len(packet.datagrams)
+            self._filter(outward)
 
     def _let_in(self, packet: Packet) -> None:
         now = self._fabric.clock.now
         inner = self.nat.inbound(packet.destination.port, packet.source, now)
         if inner is None:
-            self._fabric.stats.filtered += len(packet.datagrams)
+            self._filter(packet)
             return
-        inward = Packet(packet.source, inner, packet.datagrams, packet.origin)
-        self.inside.send(inward, self._lan)
+        self.inside.send(self._translate(packet, packet.source, inner), self._lan)
+
+    def _translate(self, packet: Packet, source: UdpAddress, destination: UdpAddress) -> Packet:
+        if self._fabric.recorders:
+            happening = PacketTranslated(
+                packet=packet.number,
+                source=packet.source,
+                destination=packet.destination,
+                new_source=source,
+                new_destination=destination,
+            )
+            self._fabric.record(self.name, happening)
+        return Packet(source, destination, packet.datagrams, packet.origin, packet.number)
+
+    def _filter(self, packet: Packet) -> None:
+        self._fabric.stats.filtered += len(packet.datagrams)
+        if self._fabric.recorders:
+            happening = PacketFiltered(
+                packet=packet.number, source=packet.source, destination=packet.destination
+            )
+            self._fabric.record(self.name, happening)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,10 @@ def first_line(stream: IO[bytes] | None) -> bytes:
         ["key"],
         ["key", "generate"],
         ["key", "show"],
+        ["lab"],
+        ["lab", "nat-matrix"],
+        ["lab", "nat-pair"],
+        ["lab", "draw"],
         ["ticket"],
         ["ticket", "show"],
     ],
@@ -231,3 +235,26 @@ def test_demo_json_reports_a_relayed_start_and_a_direct_end(tmp_path: Path) -> N
     assert result["sha256_equal"] is True
     assert result["seconds"] > 0
     assert {event["event"] for event in result["events"]} >= {"ready", "path", "verified", "done"}
+
+
+def test_lab_records_a_pair_of_nats_and_draws_what_happened(tmp_path: Path) -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD", "--seed", "3")
+    assert recorded.returncode == 0
+    assert b"direct after" in recorded.stderr
+    drawn = run("lab", "draw", "-", stdin=recorded.stdout)
+    assert drawn.returncode == 0
+    assert drawn.stdout.startswith(b"<svg ")
+    assert b"call me maybe" in drawn.stdout
+    refused = run("lab", "draw", "-", stdin=b"no time line")
+    assert refused.returncode == 1
+    assert b"cannot draw" in refused.stderr
+
+
+def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:
+    picture = tmp_path / "matrix.svg"
+    done = run("lab", "nat-matrix", "--seeds", "1", "--jobs", "2", "--json", "--svg", str(picture))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["cells"]) == 100
+    assert all(cell["agrees"] for cell in result["cells"])
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")

@@ -203,3 +203,17 @@ def test_closing_goes_quiet() -> None:
     world.network.run_for(20.0)
     assert alice.sock.stats.udp_sent == sent
     assert alice.sock.get_timer() is None
+
+
+@pytest.mark.parametrize("tenths", range(0, 50, 3))
+def test_an_idle_direct_path_stays_proven_wherever_in_the_heartbeat_it_began(tenths: int) -> None:
+    world = MagicWorld()
+    alice, bob = world.app("alice", ip="203.0.113.1"), world.app("bob", ip="203.0.113.2")
+    world.settle(alice, bob)
+    world.network.run_for(tenths / 10)
+    alice.learn(bob, derp=True)
+    world.chat(alice, bob, 0.3, every=0.1)
+    assert alice.kind(bob) == bob.kind(alice) == "direct"
+    before = len(alice.kinds(bob)), len(bob.kinds(alice))
+    world.network.run_for(30.0)
+    assert (len(alice.kinds(bob)), len(bob.kinds(alice))) == before

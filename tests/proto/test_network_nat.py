@@ -10,7 +10,16 @@ from iroh_proto.address import UdpAddress
 from iroh_proto.stun.probe import StunAddressFound, StunProbe, StunProbeTimedOut
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing import nat as nat_module
-from iroh_proto.testing.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, Dependence, Nat, NatKind
+from iroh_proto.testing.nat import (
+    ADDRESS_RESTRICTED,
+    FULL_CONE,
+    PORT_OVERLOADING,
+    PORT_RESTRICTED,
+    SYMMETRIC,
+    Dependence,
+    Nat,
+    NatKind,
+)
 from iroh_proto.testing.network import Program
 from tests.proto.talker import (
     ANY,
@@ -189,3 +198,26 @@ def test_an_expired_mapping_frees_its_port() -> None:
     assert nat.outbound(second, remote, 1.0).port != 5000
     assert nat.outbound(UdpAddress("192.168.1.4", 5000), remote, 500.0).port == 5000
     assert nat.inbound(5000, remote, 500.0) == UdpAddress("192.168.1.4", 5000)
+
+
+def test_an_address_restricted_nat_maps_once_and_lets_in_every_port_of_who_was_sent_to() -> None:
+    nated = Nated(ADDRESS_RESTRICTED)
+    addr = nated.outer(nated.server, 2)
+    assert nated.outer(nated.server, 1) == addr
+    assert nated.comes_in(nated.server, addr)
+    assert not nated.comes_in(nated.other, addr)
+    assert nated.outer(nated.other, 2) == addr
+    assert nated.comes_in(nated.other, addr)
+
+
+def test_an_overloaded_port_is_kept_towards_all_who_are_told_apart() -> None:
+    nated = Nated(PORT_OVERLOADING)
+    addr = UdpAddress("203.0.113.1", 5000)
+    assert nated.outer(nated.server) == nated.outer(nated.server, 2) == addr
+    assert nated.comes_in(nated.server, addr)
+    assert not nated.comes_in(nated.other, addr)
+    say(nated.sibling, UdpAddress(nated.other.host.ip, 1), b"me too")
+    nated.network.run_for(0.1)
+    assert nated.other.seen(Heard)[-1].addr == addr, "the sibling has it towards another server"
+    assert not nated.comes_in(nated.other, addr), "that is the sibling's"
+    assert nated.outer(nated.other) != addr, "the same port and the same peer"

@@ -26,7 +26,7 @@ from iroh_proto.paths.select import (
     PathInfo,
     is_better,
 )
-from iroh_proto.paths.state import CALLS_BURST, CALLS_INTERVAL, NodeState
+from iroh_proto.paths.state import CALLS_BURST, CALLS_INTERVAL, STAY_ALIVE_MIN_AGE, NodeState
 from iroh_proto.paths.udp_paths import DIAL_ADDRESSES_LIMIT, UdpPaths
 
 URL, OTHER_URL = (DerpUrl.from_str(f"https://{name}.example/") for name in ("one", "two"))
@@ -451,8 +451,8 @@ def test_the_best_address_is_pinged_to_stay_alive() -> None:
     node.search(0.5)
     node.note_send(1.0)
     node.note_ping_sent(FIRST, 1.0)
-    assert node.beat(2.9) is None
-    beat = node.beat(3.0)
+    assert node.beat(1.0 + STAY_ALIVE_MIN_AGE - 0.1) is None
+    beat = node.beat(1.0 + STAY_ALIVE_MIN_AGE)
     assert beat is not None
     assert (beat.pings, beat.call_me_maybe) == ([FIRST], None)
 

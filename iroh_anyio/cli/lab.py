@@ -1,0 +1,173 @@
+"""``iroh-anyio lab``: experiments in the simulated network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from iroh_anyio.cli.common import say
+from iroh_proto import DecodeError
+from iroh_proto.testing.nat_matrix import KINDS, Cell, NatPair, run_cell
+from iroh_proto.testing.nat_picture import describe, draw_matrix
+from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.testing.timeline import Timeline
+
+DEFAULT_SEEDS = 20  # runs a cell: a minute on one core
+
+
+@click.group()
+def lab() -> None:
+    """Experiments in a simulated network, on a virtual clock."""
+
+
+@lab.command()
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=DEFAULT_SEEDS,
+    show_default=True,
+    help="Runs of each pair, with the seeds 0, 1, 2 and so on.",
+)
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw a heat map into FILE.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, each run's time included.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=lambda: os.cpu_count() or 1,
+    show_default="one per core",
+    help="Processes to share the work.",
+)
+def nat_matrix(seeds: int, svg: Path | None, as_json: bool, jobs: int) -> None:
+    """Run every pair of NAT kinds and compare it with theory.
+
+    Two nodes that know only each other's id and relay try to become direct through their NATs.
+    Each cell of the table says how many of the runs did, and the median of the virtual seconds
+    that it took. Exits with 1 if a cell differs from theory.
+    """
+    cells = _run_all(seeds, jobs)
+    if svg is not None:
+        try:
+            svg.write_text(draw_matrix(cells), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"cannot write {svg}: {error.strerror}") from None
+    if as_json:
+        click.echo(json.dumps({"seeds": seeds, "cells": [_as_json(cell) for cell in cells]}))
+    else:
+        Console(width=None if os.isatty(1) else 120).print(_table(cells, seeds))
+    wrong = [cell for cell in cells if not cell.agrees]
+    if wrong:
+        raise click.ClickException(
+            "\n".join([f"{len(wrong)} cells differ from theory", *map(describe, wrong)])
+        )
+
+
+@lab.command()
+@click.argument("left", type=click.Choice(list(KINDS)))
+@click.argument("right", type=click.Choice(list(KINDS)))
+@click.option("--seed", type=int, default=0, show_default=True, help="Which run.")
+def nat_pair(left: str, right: str, seed: int) -> None:
+    """Run one pair of NAT kinds and print its time line as JSON lines.
+
+    The node behind LEFT dials the one behind RIGHT. `iroh-anyio lab draw` makes a picture of it.
+    """
+    pair = NatPair(KINDS[left], KINDS[right], seed=seed)
+    timeline = Timeline(pair.network, secret_keys=pair.secret_keys)
+    seconds = pair.run()
+    for line in timeline.lines():
+        click.echo(line)
+    say("relayed" if seconds is None else f"direct after {seconds:.2f} s")
+
+
+@lab.command()
+@click.argument("file", type=click.File(encoding="utf-8"))
+@click.option("--from", "begin", type=float, metavar="SECONDS", help="Where to begin.")
+@click.option("--to", "end", type=float, metavar="SECONDS", help="Where to end.")
+@click.option("--payload", is_flag=True, help="Show payload datagrams, too.")
+def draw(file: TextIO, begin: float | None, end: float | None, payload: bool) -> None:
+    """Print a sequence diagram of the time line in FILE as SVG; - is stdin.
+
+    Without --from it begins with the first message between nodes; without --to it ends after the
+    last change of a path.
+    """
+    try:
+        click.echo(draw_sequence(file, begin=begin, end=end, payload=payload), nl=False)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"cannot draw {file.name}: {error}") from None
+
+
+def _run_all(seeds: int, jobs: int) -> list[Cell]:
+    """Run all pairs, showing on stderr how far it is, and return them row by row."""
+    pairs = [(left, right) for left in KINDS for right in KINDS]
+    columns = (TextColumn("pairs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done: dict[tuple[str, str], Cell] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for cell in progress.track(_cells(pairs, seeds, jobs), total=len(pairs)):
+            done[cell.left, cell.right] = cell
+    return [done[pair] for pair in pairs]
+
+
+def _cells(pairs: list[tuple[str, str]], seeds: int, jobs: int) -> Iterator[Cell]:
+    """Yield cells as they are done, in any order."""
+    if jobs == 1:
+        for left, right in pairs:
+            yield run_cell(left, right, seeds=range(seeds))
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        runs = [pool.submit(run_cell, left, right, seeds=range(seeds)) for left, right in pairs]
+        try:
+            for run in as_completed(runs):
+                yield run.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _table(cells: list[Cell], seeds: int) -> Table:
+    agreeing = sum(cell.agrees for cell in cells)
+    table = Table(
+        title="Share of runs that became direct, and the median time, by mapping/filtering",
+        caption=f"Rows dial, columns are dialled. {seeds} runs a cell; "
+        f"{agreeing} of {len(cells)} cells as theory predicts.",
+    )
+    table.add_column("NAT", style="bold", no_wrap=True)
+    for name in KINDS:
+        table.add_column(name, justify="right")
+    by_pair = {(cell.left, cell.right): cell for cell in cells}
+    for left in KINDS:
+        table.add_row(left, *(_shown(by_pair[left, right]) for right in KINDS))
+    return table
+
+
+def _shown(cell: Cell) -> str:
+    median = cell.median_time
+    text = (
+        f"{cell.share_direct:.0%}" if median is None else f"{cell.share_direct:.0%} {median:.1f}s"
+    )
+    if not cell.agrees:
+        return f"[bold red]{text} ![/]"
+    return f"[green]{text}[/]" if cell.expects_direct else f"[dim]{text}[/]"
+
+
+def _as_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "left": cell.left,
+        "right": cell.right,
+        "theory": "direct" if cell.expects_direct else "relayed",
+        "agrees": cell.agrees,
+        "share_direct": cell.share_direct,
+        "median_seconds": cell.median_time,
+        "seconds": list(cell.times),
+    }
