@@ -34,6 +34,7 @@ from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongRecei
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
+from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import OwnAddressesWanted, PathChanged, PathFinder
 from iroh_proto.paths.own_addresses import (
     DnsRequested,
@@ -58,6 +59,7 @@ from iroh_proto.timers import LatestTime, earliest
 
 __all__ = [
     "CallMeMaybeReceived",
+    "ChallengeRequested",
     "DirectAddressesChanged",
     "DnsRequested",
     "HomeDerpChanged",
@@ -215,6 +217,7 @@ class Magicsock:
         node_id: NodeId,
         scheme: Literal["disco", "quic"],
         *,
+        callers: Sequence[UdpAddress] = (),
         now: float,
     ) -> None:
         """Take the news that a handshake proved a peer's identity.
@@ -223,11 +226,13 @@ class Magicsock:
             given to ``node_id`` from now on.
         :param scheme: how such a peer finds paths, as far as the handshake shows: ``"quic"`` for
             0.96 and later. A peer that sends disco messages has ``"disco"`` whatever is said.
+        :param callers: other addresses that packets of the same handshake came from. Either they
+            or those from ``addr`` may be copies that somebody else sent on.
         """
         now = self._time.advance(now)
         source = addr if isinstance(addr, UdpAddress) else DerpAddress(_url_of(addr), node_id)
         if self._state == "started" and node_id != self._node_id:
-            self._finder.adopt(source, node_id, scheme, now=now)
+            self._finder.adopt(source, node_id, scheme, callers=callers, now=now)
             self._gather(now)
 
     def confirm(self, node_id: NodeId, source: Address, *, now: float) -> None:
@@ -254,6 +259,14 @@ class Magicsock:
         :raises LocalProtocolError: if there was no such request.
         """
         self._own.complete_dns(request_id, ips, now=now)
+        self._gather(self._time.advance(now))
+
+    def complete_challenge(self, request_id: int, *, now: float) -> None:
+        """Say that a :class:`ChallengeRequested` was answered.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._finder.complete_challenge(request_id, now=now)
         self._gather(self._time.advance(now))
 
     def network_changed(self, *, now: float) -> None:
@@ -464,7 +477,13 @@ class Magicsock:
                 return False
             case OwnAddressesWanted():
                 self._own.refresh(now=now)
-            case PathChanged() | PingReceived() | PongReceived() | CallMeMaybeReceived():
+            case (
+                PathChanged()
+                | PingReceived()
+                | PongReceived()
+                | CallMeMaybeReceived()
+                | ChallengeRequested()
+            ):
                 self._events.append(event)
             case _:
                 assert_never(event)

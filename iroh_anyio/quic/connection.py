@@ -310,6 +310,31 @@ class NodeConnection:
         self._quic.send_datagram_frame(data)
         self._datagrams_dropped += self._quic.trim_datagrams(self._options.datagram_queue)
 
+    def make_challenge(self, data: bytes, *, full_size: bool) -> bytes | None:
+        """Return a datagram that has the peer say ``data`` if it arrives, for one address alone.
+
+        ``None`` if that cannot be now. What came back is in :meth:`take_challenge_answers`.
+        """
+        if self.reason is not None or self._streams is None:
+            return None
+        try:
+            datagram = self._quic.make_challenge(data, full_size=full_size)
+        except Exception as error:  # noqa: BLE001  # see receive
+            self._fail(error)
+            return None
+        if datagram is not None:
+            self.packets_sent += 1
+            self.bytes_sent += len(datagram)
+        return datagram
+
+    def take_challenge_answers(self) -> list[bytes]:
+        """Return the challenges that were answered, and forget them."""
+        answers = self._quic.challenge_answers
+        if not answers:
+            return answers
+        self._quic.challenge_answers = []
+        return answers
+
     def close(self, code: int, text: str) -> None:
         """Close with an application error code. Nothing happens if it is over already.
 

@@ -32,7 +32,7 @@ from iroh_proto.derp.map import DerpMap
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
-from iroh_proto.magicsock import Magicsock, PathChanged
+from iroh_proto.magicsock import ChallengeRequested, Magicsock, PathChanged
 from iroh_proto.timers import LatestTime, earliest
 
 MAX_ALPN_SIZE = 255
@@ -384,6 +384,9 @@ class EndpointMachine:
         for payload in magicsock.received_payloads():
             self._board.receive(payload, now=now)
         while (event := magicsock.next_event()) is not None:
+            if isinstance(event, ChallengeRequested):
+                self._board.challenge(event, now=now)
+                continue
             self._events.append(event)
             if isinstance(event, PathChanged):
                 self._board.note_path_change(event.node_id, event.path, now=now)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import Literal
 
 from iroh_anyio.quic.admission import Admission, Admitted
-from iroh_anyio.quic.aioquic_private import CONNECTION_ID_SIZE
+from iroh_anyio.quic.aioquic_private import CHALLENGE_SIZE, CONNECTION_ID_SIZE
 from iroh_anyio.quic.connection import NodeConnection
 from iroh_anyio.quic.dial import Dial
 from iroh_anyio.quic.events import CloseReason, ConnectionClosed, EndpointEvent, EndpointStats
@@ -22,7 +23,14 @@ from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.tls import IdentityKind
 from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.magicsock import Magicsock, PathInfo, PayloadKey, ReceivedPayload
+from iroh_proto.magicsock import (
+    ChallengeRequested,
+    Magicsock,
+    PathInfo,
+    PayloadKey,
+    ReceivedPayload,
+)
+from iroh_proto.paths.challenges import CHALLENGES_LIMIT
 from iroh_proto.timers import TimerTable
 
 KNOWN_KINDS_LIMIT = 1024
@@ -59,6 +67,7 @@ class Switchboard:
         self._magicsock = magicsock
         self._options = options
         self._events = events
+        self._rng = rng
         self._factory = QuicFactory(secret_key=secret_key, rng=rng, options=options)
         self._admission = Admission(options=options, rng=rng, stats=self.stats)
         self._connections: dict[int, NodeConnection] = {}
@@ -71,6 +80,8 @@ class Switchboard:
         self._dials: dict[NodeConnection, Dial] = {}
         self._by_node: dict[NodeId, list[NodeConnection]] = {}
         self._kinds: OrderedDict[NodeId, IdentityKind] = OrderedDict()
+        # By what they say, the numbers of challenges whose answer is awaited, the oldest first.
+        self._challenges: dict[bytes, int] = {}
         # An ordered set: connections flush in the order in which they were touched.
         self._touched: dict[NodeConnection, None] = {}
 
@@ -162,6 +173,19 @@ class Switchboard:
             conn.note_path_change(now, restart=restart)
             self.touch(conn)
 
+    def challenge(self, request: ChallengeRequested, *, now: float) -> None:
+        """Ask a node over one UDP address whether it is there, on whichever connection stands."""
+        data = self._rng.randbytes(CHALLENGE_SIZE)
+        for conn in self._by_node.get(request.node_id, ()):
+            datagram = conn.make_challenge(data, full_size=request.full_size)
+            if datagram is None:
+                continue
+            self._challenges[data] = request.request_id
+            if len(self._challenges) > CHALLENGES_LIMIT:
+                del self._challenges[next(iter(self._challenges))]
+            self._magicsock.send_payloads(request.addr, [datagram], now=now)
+            return
+
     def touch(self, conn: NodeConnection) -> None:
         """Note that something was done to a connection, so that it is looked after by settle."""
         self._touched[conn] = None
@@ -181,6 +205,9 @@ class Switchboard:
                 continue
             if conn.sources:
                 self._note_sources(conn, now)
+            for answer in conn.take_challenge_answers():
+                if answer in self._challenges:
+                    self._magicsock.complete_challenge(self._challenges.pop(answer), now=now)
             self._send(conn, conn.flush(now), now)
             if conn.reason is not None and not conn.is_reported:
                 self._end(conn, now)
@@ -289,6 +316,7 @@ class Switchboard:
         assert context is not None
         self._half_open.discard(conn)
         self._dials.pop(conn, None)
+        callers = [key for key in conn.keys if isinstance(key, UdpAddress) and key != source]
         conn.keys = [node_id]
         if conn.incoming:
             self._by_node.setdefault(node_id, []).append(conn)
@@ -297,7 +325,8 @@ class Switchboard:
         if len(self._kinds) > KNOWN_KINDS_LIMIT:
             self._kinds.popitem(last=False)
         punches = conn.parameters is not None and conn.parameters.punches_in_quic
-        self._magicsock.adopt(source, node_id, "quic" if punches else "disco", now=now)
+        scheme: Literal["disco", "quic"] = "quic" if punches else "disco"
+        self._magicsock.adopt(source, node_id, scheme, callers=callers, now=now)
 
     def _end(self, conn: NodeConnection, now: float) -> None:
         """Go on with a dial that may go on, or report the end."""

@@ -38,6 +38,7 @@ from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
 from iroh_proto.paths.candidate import Reachability
+from iroh_proto.paths.challenges import ChallengeRequested, Challenges
 from iroh_proto.paths.node_map import NODES_LIMIT, NodeMap
 from iroh_proto.paths.select import PathInfo
 from iroh_proto.paths.state import NodeState, RemoteInfo, Route, Search
@@ -70,7 +71,12 @@ class OwnAddressesWanted:
 
 
 FinderEvent: TypeAlias = (
-    PathChanged | OwnAddressesWanted | PingReceived | PongReceived | CallMeMaybeReceived
+    PathChanged
+    | OwnAddressesWanted
+    | PingReceived
+    | PongReceived
+    | CallMeMaybeReceived
+    | ChallengeRequested
 )
 
 _NOWHERE: Route = ((), None)
@@ -90,6 +96,8 @@ class FinderStats:
     """Pongs that prove nothing: their way here is not one the peer is known to have."""
     calls_ignored: int = 0
     """CallMeMaybes from a peer that is not known, or sends too many."""
+    challenges_sent: int = 0
+    challenges_answered: int = 0
     disco: DiscoStats = field(default_factory=DiscoStats)
 
 
@@ -115,6 +123,7 @@ class PathFinder:
         self._own_found_at: float | None = None
         # Peers that wait for a CallMeMaybe until this node's addresses are fresh: at most all.
         self._waiting: dict[NodeId, None] = {}
+        self._challenges = Challenges()
         self._events: deque[FinderEvent] = deque()
         self._stats = FinderStats()
 
@@ -225,15 +234,26 @@ class PathFinder:
         return True
 
     def adopt(
-        self, source: Address, node_id: NodeId, scheme: Literal["disco", "quic"], *, now: float
+        self,
+        source: Address,
+        node_id: NodeId,
+        scheme: Literal["disco", "quic"],
+        *,
+        callers: Iterable[UdpAddress] = (),
+        now: float,
     ) -> None:
-        """Take the news that a handshake proved a peer's identity; it came from ``source``."""
+        """Take the news that a handshake proved a peer's identity; it came from ``source``.
+
+        :param callers: where it came from as well, the packets of one or the other being copies.
+        """
         now = self._time.advance(now)
         node = self._add(node_id, now)
         if node is None:
             return
         self._nodes.promote(node)
-        node.adopt(source, scheme, now)
+        node.adopt(source, scheme, now, callers=callers)
+        for addr in (source, *callers):
+            self._challenge_source(node, addr, now)
         self._update(node, now)
 
     def confirm(self, node_id: NodeId, source: Address, *, now: float) -> None:
@@ -246,6 +266,22 @@ class PathFinder:
         steady = best is not None and best.addr == source and best.is_valid(now)
         node.confirm(source, now)
         if not steady:
+            self._challenge_source(node, source, now)
+            self._update(node, now)
+
+    def complete_challenge(self, request_id: int, *, now: float) -> None:
+        """Say that a :class:`ChallengeRequested` was answered. One that expired is left alone.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._challenges.check(request_id)
+        now = self._time.advance(now)
+        challenge = self._challenges.answer(request_id, now)
+        node = None if challenge is None else self._nodes.get(challenge.node_id)
+        if challenge is None or node is None:
+            return
+        if node.take_answer(challenge.addr, now - challenge.sent_at, now):
+            self._stats.challenges_answered += 1
             self._update(node, now)
 
     def path_info(self, node_id: NodeId) -> PathInfo:
@@ -282,6 +318,7 @@ class PathFinder:
         """Send no more, and let all deadlines go."""
         now = self._time.advance(now)
         self._pinger.clear(now=now)
+        self._challenges.clear()
         self._changes.clear()
         self._waiting.clear()
         self._next_beat = None
@@ -298,6 +335,7 @@ class PathFinder:
         now = self._time.advance(now)
         self._pinger.handle_timer(now=now)
         self._take_disco(now)
+        self._expire_challenges(now)
         for node_id in self._changes.pop_expired(now):
             node = self._nodes.get(node_id)
             if node is not None:
@@ -308,7 +346,12 @@ class PathFinder:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return earliest(self._pinger.get_timer(), self._changes.earliest(), self._next_beat)
+        return earliest(
+            self._pinger.get_timer(),
+            self._challenges.deadline,
+            self._changes.earliest(),
+            self._next_beat,
+        )
 
     def next_event(self) -> FinderEvent | None:
         """Return the oldest event and forget it, or ``None``."""
@@ -335,8 +378,33 @@ class PathFinder:
             self._call(node, search.call_me_maybe, now)
 
     def _ping(self, node: NodeState, addr: Address, now: float) -> None:
-        if self._pinger.ping(addr, node.node_id, now=now):
+        if node.scheme == "quic":
+            if isinstance(addr, UdpAddress):
+                self._challenge(node, addr, now)
+        elif self._pinger.ping(addr, node.node_id, now=now):
             node.note_ping_sent(addr, now)
+
+    def _challenge(self, node: NodeState, addr: UdpAddress, now: float) -> None:
+        path = node.udp.paths.get(addr)
+        if path is None:
+            return
+        full_size = path.is_named or path.pong is not None
+        request = self._challenges.request(node.node_id, addr, full_size=full_size, now=now)
+        if request is not None:
+            node.note_ping_sent(addr, now)
+            self._stats.challenges_sent += 1
+            self._events.append(request)
+
+    def _challenge_source(self, node: NodeState, source: Address, now: float) -> None:
+        if isinstance(source, UdpAddress) and node.wants_challenge(source, now):
+            self._challenge(node, source, now)
+
+    def _expire_challenges(self, now: float) -> None:
+        for challenge in self._challenges.expire(now):
+            node = self._nodes.get(challenge.node_id)
+            if node is not None:
+                node.take_ping_timeout(challenge.addr, challenge.sent_at)
+                self._update(node, now)
 
     def _call(self, node: NodeState, url: DerpUrl, now: float) -> None:
         found_at = self._own_found_at
@@ -412,6 +480,7 @@ class PathFinder:
     def _drop(self, node_id: NodeId, now: float) -> None:
         """Let what belongs to a forgotten peer go."""
         self._pinger.forget(node_id, now=now)
+        self._challenges.forget(node_id)
         self._changes.cancel(node_id)
         self._waiting.pop(node_id, None)
 

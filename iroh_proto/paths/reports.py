@@ -8,6 +8,7 @@ from typing import TypeAlias
 from iroh_proto.address import UdpAddress
 from iroh_proto.derp.pool import DerpPoolEvent, DerpPoolStats
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
+from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import FinderStats, PathChanged
 from iroh_proto.paths.own_addresses import DnsRequested, InterfacesRequested
 from iroh_proto.stun.probe import StunProbeStats
@@ -23,6 +24,7 @@ class DirectAddressesChanged:
 MagicsockEvent: TypeAlias = (
     InterfacesRequested
     | DnsRequested
+    | ChallengeRequested
     | PathChanged
     | DirectAddressesChanged
     | PingReceived

@@ -4,10 +4,12 @@ A peer's way is found in one of two schemes:
 
 * **disco** (0.6 to 0.95): a UDP address is proven by the pong to one's own ping, and by nothing
   else; authenticated payload from the proven address keeps the proof alive.
-* **quic** (0.96 on): peers answer no pings. An authenticated QUIC packet proves the address it
-  comes from.
+* **quic** (0.96 on): peers answer no pings, but QUIC's own path challenges (RFC 9000, section
+  8.2). The same rules hold, with a challenge in place of a ping and its answer in place of a pong.
+  That a QUIC packet authenticates proves nothing of the address it comes from: whoever hears it
+  may send it on from anywhere, and be faster (section 9.3.3).
 
-Until a peer has shown which it is, both hold: it is pinged, and what authenticates counts. What
+Until a peer has shown which it is, it is pinged, and payload goes everywhere. What
 arrives unauthenticated changes nothing in either. A peer shows disco by a pong: that answers
 one's own ping, while a ping or a CallMeMaybe could be an old one that somebody sends again. For
 the same reason a ping through another DERP server moves the peer there only when it answers one
@@ -38,7 +40,13 @@ from typing import Literal, TypeAlias
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.key import NodeId
-from iroh_proto.paths.candidate import ACTIVE_TIME, PathState, PongRecord, Reachability
+from iroh_proto.paths.candidate import (
+    ACTIVE_TIME,
+    PING_INTERVAL,
+    PathState,
+    PongRecord,
+    Reachability,
+)
 from iroh_proto.paths.select import GOOD_ENOUGH_LATENCY, TRUST_TIME, PathInfo
 from iroh_proto.paths.udp_paths import UdpPaths
 from iroh_proto.timers import earliest
@@ -61,6 +69,9 @@ CALLS_BURST = 4
 CALLS_INTERVAL = 1.0
 """CallMeMaybes that are heeded at once, and seconds until another is. Each may cause 64 pings to
 addresses of the peer's choice; iroh sends one every 5 s."""
+
+CHALLENGE_INTERVAL = 0.5
+"""Seconds between two challenges to an unproven address that payload comes from."""
 
 Scheme: TypeAlias = Literal["unknown", "disco", "quic"]
 
@@ -160,7 +171,7 @@ class NodeState:
         udp = self.udp
         best = udp.best
         if best is not None and best.is_valid(now):
-            return udp.targets(best, now), None
+            return (best.addr,), None
         if best is not None:
             return (best.addr,), self.derp_url
         if self.scheme == "disco":
@@ -214,8 +225,6 @@ class NodeState:
 
     def wants_search(self, now: float) -> bool:
         """Say whether a better way should be looked for."""
-        if self.scheme == "quic":
-            return False
         best = self.udp.best
         if self._last_full_ping is None or best is None or not best.is_valid(now):
             return True
@@ -323,7 +332,7 @@ class NodeState:
 
     def beat(self, now: float) -> Search | None:
         """Return what the heartbeat sends to a peer in use."""
-        if self.scheme == "quic" or not self.is_active(now):
+        if not self.is_active(now):
             return None
         if self.wants_search(now):
             return self.search(now)
@@ -338,19 +347,33 @@ class NodeState:
     def search(self, now: float) -> Search:
         """Return what to send to find a way, however short ago it was done."""
         self._last_search = now
-        return Search(self._pings(now), self.derp_url)
+        return Search(self._pings(now), None if self.scheme == "quic" else self.derp_url)
 
-    def adopt(self, source: Address, scheme: Literal["disco", "quic"], now: float) -> None:
+    def adopt(
+        self,
+        source: Address,
+        scheme: Literal["disco", "quic"],
+        now: float,
+        *,
+        callers: Iterable[UdpAddress] = (),
+    ) -> None:
         """Take the news that the peer proved its identity in a handshake from ``source``.
 
+        Or it is at one of ``callers``, from where the same handshake was heard.
         What the peer showed itself weighs more than what a handshake lets one suppose.
         """
         self.is_proven = True
         shown_lately = self.last_disco is not None and now - self.last_disco <= ACTIVE_TIME
+        before = self.scheme
         if scheme == "disco" or not shown_lately:
             self.scheme = scheme
         if self.scheme == "quic":
             self.last_disco = None
+            if before != "quic":
+                self.udp.forget_pings()  # which it does not answer; it is asked otherwise now
+                self._last_search = None
+        for caller in callers:
+            self.udp.add(caller, now)
         self.confirm(source, now)
         if isinstance(source, UdpAddress) and source in self.udp.paths:
             self.udp.chosen = source  # not proven for a peer with disco, but better than chance
@@ -369,10 +392,29 @@ class NodeState:
         path.last_payload = now
         if isinstance(source, DerpAddress):
             return
-        if self.scheme != "disco":
-            self.udp.prove_by_payload(source, now)
-        else:
-            self.udp.extend_trust(source, now)
+        self.udp.extend_trust(source, now)
+        if self.scheme == "quic":
+            self.udp.follow(source, now)
+
+    def wants_challenge(self, source: Address, now: float) -> bool:
+        """Say whether to challenge the peer at the address that payload came from."""
+        if self.scheme != "quic" or not isinstance(source, UdpAddress):
+            return False
+        path, best = self.udp.paths.get(source), self.udp.best
+        if path is None or not self._reach.can_send(source):
+            return False
+        if best is not None and best.addr == source and best.is_valid(now):
+            return False
+        if path.pong is not None and now - path.pong.at < PING_INTERVAL:
+            return False
+        return path.last_ping is None or now - path.last_ping >= CHALLENGE_INTERVAL
+
+    def take_answer(self, addr: UdpAddress, latency: float, now: float) -> bool:
+        """Take the answer to a challenge that went to ``addr``, and say whether it counts."""
+        if not self.udp.take_pong(addr, addr, latency, now):
+            return False
+        self.udp.follow(addr, now)
+        return True
 
     def reset(self) -> None:
         """Take the news that this node's network is another one: nothing is proven any more."""
@@ -409,7 +451,8 @@ class NodeState:
     def _pings(self, now: float) -> list[Address]:
         """Return the paths to ping: a full ping."""
         pings: list[Address] = []
-        if self.derp is not None and self.derp_url is not None and self.derp.needs_ping(now):
+        speaks_disco = self.scheme != "quic"
+        if speaks_disco and self.derp and self.derp_url and self.derp.needs_ping(now):
             pings.append(DerpAddress(self.derp_url, self.node_id))
         self.udp.prune(now)
         paths = self.udp.paths

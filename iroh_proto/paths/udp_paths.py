@@ -26,6 +26,10 @@ from iroh_proto.paths.candidate import (
 )
 from iroh_proto.paths.select import TRUST_TIME, BestAddress, is_better
 
+MOVED_TIME = 0.5
+"""Seconds without payload from the best address, while it comes from another one, after which the
+peer is there: longer than packets of two paths are apart when a peer uses both."""
+
 DIAL_ADDRESSES_LIMIT = 32
 """UDP addresses that get a copy of each datagram while nothing is known of a peer."""
 
@@ -37,13 +41,11 @@ class UdpPaths:
     :param rng: picks the one unproven address to try.
     """
 
-    __slots__ = ("_reach", "_rng", "best", "challenger", "chosen", "paths")
+    __slots__ = ("_reach", "_rng", "best", "chosen", "paths")
 
     def __init__(self, *, reach: Reachability, rng: random.Random) -> None:
         self.paths: dict[UdpAddress, PathState] = {}
         self.best: BestAddress | None = None
-        self.challenger: BestAddress | None = None
-        """Another address that payload proved while the best one was valid; quic scheme only."""
         self.chosen: UdpAddress | None = None
         """The one unproven address that payload goes to while there is no best."""
         self._reach = reach
@@ -52,13 +54,6 @@ class UdpPaths:
     def is_proven(self, now: float) -> bool:
         """Say whether the best address is valid."""
         return self.best is not None and self.best.is_valid(now)
-
-    def targets(self, best: BestAddress, now: float) -> tuple[UdpAddress, ...]:
-        """Return where payload goes while the best address is valid."""
-        challenger = self.challenger
-        if challenger is None or not challenger.is_valid(now):
-            return (best.addr,)
-        return (best.addr, challenger.addr)
 
     def usable(self) -> list[UdpAddress]:
         """Return the addresses that this node can send to."""
@@ -79,20 +74,13 @@ class UdpPaths:
         return None if path is None else path.latency
 
     def next_change(self, now: float) -> float | None:
-        """Return when a proof ends, or ``None``."""
-        proofs = (self.best, self.challenger)
-        ends = [proof.trust_until for proof in proofs if proof is not None]
-        return min((end for end in ends if end > now), default=None)
+        """Return when the proof of the best address ends, or ``None``."""
+        return self.best.trust_until if self.best is not None and self.is_proven(now) else None
 
     def settle(self, now: float) -> None:
         """Let what is out of date go, and choose what follows."""
-        challenger = self.challenger
-        if challenger is not None and not challenger.is_valid(now):
-            self.challenger = challenger = None
         if self.best is not None and not self._is_usable(self.best.addr):
             self.best = None
-        if challenger is not None and not self.is_proven(now):
-            self.best, self.challenger = challenger, None
         if self.best is None:
             self._adopt_candidate(now)
         if self.chosen is not None and not self._is_choosable(self.chosen):
@@ -167,26 +155,25 @@ class UdpPaths:
         self.best.distrust()
         return False
 
-    def prove_by_payload(self, addr: UdpAddress, now: float) -> None:
-        """Take a proof by payload, from a peer that answers no pings.
-
-        While the best address holds, another one is tried beside it, not instead: a copy of a
-        genuine packet, sent on by somebody else, must not lead the peer's traffic away.
-        """
-        best, challenger = self.best, self.challenger
-        if best is not None and best.addr == addr:
-            best.confirm(now)
-        elif best is None or not best.is_valid(now):
-            self.best = BestAddress(addr, None, now)
-        elif challenger is not None and challenger.addr == addr:
-            challenger.confirm(now)
-        else:
-            self.challenger = BestAddress(addr, None, now)
-
     def extend_trust(self, addr: UdpAddress, now: float) -> None:
-        """Take payload from a peer that answers pings: it keeps the best address proven."""
+        """Take authenticated payload: it keeps the best address proven."""
         if self.best is not None and self.best.addr == addr:
             self.best.extend(now)
+
+    def follow(self, addr: UdpAddress, now: float) -> None:
+        """Take the address that payload comes from for the best if the peer moved there.
+
+        It has to be proven, and the best address to be silent.
+        """
+        path, best = self.paths.get(addr), self.best
+        if path is None or path.last_payload is None or best is None or best.addr == addr:
+            return
+        if path.pong is None or now >= path.pong.at + TRUST_TIME:
+            return
+        left = self.paths.get(best.addr)
+        heard = None if left is None else left.last_payload
+        if heard is None or path.last_payload - heard >= MOVED_TIME:
+            self.best = BestAddress(addr, path.pong.latency, path.pong.at)
 
     def prune(self, now: float) -> None:
         """Let paths go that have long shown no sign of life, beyond a number of them."""
@@ -202,9 +189,13 @@ class UdpPaths:
         """Forget what was proven, since the network is not what it was."""
         if self.best is not None:
             self.best.distrust()
-        self.challenger = None
         for path in self.paths.values():
             path.forget_history()
+
+    def forget_pings(self) -> None:
+        """Have all paths be due for a ping."""
+        for path in self.paths.values():
+            path.last_ping = None
 
     def drop_own(self) -> None:
         """Let the addresses go that turn out to be this node's own."""

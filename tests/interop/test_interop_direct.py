@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from iroh_anyio import MagicEndpoint
+from iroh_anyio import Connection, MagicEndpoint
 from iroh_anyio.errors import ConnectError, WrongIdentity
 from iroh_proto import NodeAddr, SecretKey
 from tests.interop.conftest import StartPeer
@@ -24,6 +24,16 @@ LIMIT = 30.0
 """Seconds for one handshake, several rounds of pings included."""
 
 
+def assert_proven(ours: MagicEndpoint, connection: Connection) -> None:
+    """Check that the path was proven in the peer's own way: by pongs, or QUIC's challenges."""
+    [info] = ours.remote_infos()
+    stats = ours.machine.magicsock.stats.paths
+    proofs = stats.challenges_answered if info.scheme == "quic" else stats.disco.pongs_received
+    assert proofs > 0
+    assert connection.path.kind == "direct"
+    assert connection.path.latency is not None
+
+
 @pytest.mark.parametrize("version", CUSTOM_PROTOCOLS)
 async def test_we_dial_a_node_and_it_echoes_ten_megabytes(
     version: str, start_peer: StartPeer
@@ -35,6 +45,7 @@ async def test_we_dial_a_node_and_it_echoes_ten_megabytes(
         with anyio.fail_after(LIMIT):
             connection = await ours.connect(peer.node_addr, alpn=ALPN)
         await echo(connection)
+        assert_proven(ours, connection)
         accepted = await peer.event("accepted")
         connection.close(7, "that was all")
         closed = await peer.event("closed")
@@ -58,6 +69,7 @@ async def test_a_node_dials_us_and_we_echo_ten_megabytes(
         echoing = peer.begin("echo", connection=dialled["connection"], size=ECHO_SIZE)
         with anyio.fail_after(ECHO_LIMIT):
             await serve_echo(connection)
+        assert_proven(ours, connection)
         echoed = await peer.answer(echoing)
         assert echoed["equal"]
         assert dialled["remote_id"] == str(ours.node_id)

@@ -8,7 +8,7 @@ from iroh_proto.address import Address, DerpAddress, DerpUrl, NodeAddr, UdpAddre
 from iroh_proto.derp.map import DerpMap, DerpNode
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.magicsock import Magicsock, PathChanged, ReceivedPayload
+from iroh_proto.magicsock import ChallengeRequested, Magicsock, PathChanged, ReceivedPayload
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.network import Host, Network, Program, Segment
 
@@ -19,6 +19,7 @@ DERP_MAP = DerpMap([DerpNode(URL)])
 # What stands for QUIC: a first byte that is QUIC's, the sender's id instead of a handshake that
 # proves it, and a number.
 HEAD = b"\x41"
+CHALLENGE, ANSWER = b"\x42", b"\x43"
 
 
 class App:
@@ -35,6 +36,7 @@ class App:
             lambda rng: Magicsock(secret_key=self.secret, derp_map=DERP_MAP, rng=rng),
             udp=bound or [UdpAddress("0.0.0.0", 0)],
             begin=lambda machine, sockets, now: machine.start(sockets, now=now),
+            on_event=self._take_event,
             on_payload=self._take,
         )
 
@@ -70,11 +72,22 @@ class App:
             source for when, node, source, _ in self.heard if node == other.id and when >= since
         ]
 
+    def _take_event(self, event: object) -> None:
+        if isinstance(event, ChallengeRequested):
+            body = event.request_id.to_bytes(8, "big")
+            self.sock.send_payloads(event.addr, [CHALLENGE + self.id + body], now=self.now)
+
     def _take(self, item: object) -> None:
         assert isinstance(item, ReceivedPayload)
         now = self.now
         for data in item.datagrams:
-            node_id = NodeId(data[1:33])
+            kind, node_id, body = data[:1], NodeId(data[1:33]), data[33:]
+            if kind == CHALLENGE and isinstance(item.source, UdpAddress):
+                self.sock.send_payloads(item.source, [ANSWER + self.id + body], now=now)
+                continue
+            if kind == ANSWER:
+                self.sock.complete_challenge(int.from_bytes(body, "big"), now=now)
+                continue
             known = any(node == node_id for _, node, _, _ in self.heard)
             self.heard.append((now, node_id, item.source, data[33]))
             if not known:
@@ -82,6 +95,7 @@ class App:
                 self.sock.adopt(item.source, node_id, scheme, now=now)  # type: ignore[arg-type]
             else:
                 self.sock.confirm(node_id, item.source, now=now)
+        self.host.network.clock.call_later(0.0, self.program.flush)  # events came of it
 
 
 class MagicWorld:

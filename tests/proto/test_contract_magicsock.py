@@ -12,6 +12,7 @@ from iroh_proto.derp.relay import DerpServer
 from iroh_proto.key import SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
 from iroh_proto.magicsock import DnsRequested, InterfacesRequested, Magicsock
+from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import PathFinder
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 
@@ -88,6 +89,11 @@ def serve_derp(run: Run[Magicsock]) -> list[Call]:
     return calls
 
 
+def answer_challenges(run: Run[Magicsock]) -> list[Call]:
+    asked = [event for event in run.events if isinstance(event, ChallengeRequested)]
+    return [Call("complete_challenge", event.request_id) for event in asked]
+
+
 MAGICSOCK: Subject[Magicsock] = Subject(
     factory=lambda rng: Magicsock(secret_key=OURS, derp_map=DerpMap.from_urls([URL]), rng=rng),
     begin=[Call("start", [BOUND])],
@@ -110,6 +116,7 @@ MAGICSOCK: Subject[Magicsock] = Subject(
             st.sampled_from(["disco", "quic"]),
         ),
         st.sampled_from(PLACES).map(lambda addr: Call("confirm", PEER, addr)),
+        st.just(React("the peer answers challenges", answer_challenges)),
         st.sampled_from(
             [
                 Call("network_changed"),
@@ -125,6 +132,7 @@ MAGICSOCK: Subject[Magicsock] = Subject(
             Call("add_node_addr", NodeAddr(OURS.public)),
             Call("complete_interfaces", 10**9, []),
             Call("complete_dns", 10**9, []),
+            Call("complete_challenge", 10**9),
             Call("complete_tcp", 10**9),
         ]
     ),

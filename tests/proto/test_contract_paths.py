@@ -10,6 +10,7 @@ from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.disco.pinger import PingReceived
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.node_map import STRANGERS_LIMIT
 from iroh_proto.paths.own_addresses import DnsRequested, InterfacesRequested, OwnAddresses
@@ -96,6 +97,12 @@ def node_of(number: int) -> NodeId:
     return secret_of(number).public
 
 
+def answer_challenges(run: Run[PathFinder]) -> list[Call]:
+    """Answer every challenge there ever was, most of them again."""
+    asked = [event for event in run.events if isinstance(event, ChallengeRequested)]
+    return [Call("complete_challenge", event.request_id) for event in asked]
+
+
 FINDER: Subject[PathFinder] = Subject(
     factory=lambda rng: PathFinder(secret_key=OURS, rng=rng),
     begin=[
@@ -120,6 +127,7 @@ FINDER: Subject[PathFinder] = Subject(
             st.sampled_from(["disco", "quic"]),
         ),
         PLACE.map(lambda addr: Call("confirm", THEIRS.public, addr)),
+        st.just(React("the peer answers challenges", answer_challenges)),
         node_ids().map(lambda node_id: Call("note_derp_payload", DerpAddress(URL, node_id))),
         st.lists(st.sampled_from([OWN, *UDP]), max_size=2).map(
             lambda own: Call("set_own_addresses", own)
@@ -131,7 +139,13 @@ FINDER: Subject[PathFinder] = Subject(
         ),
         st.sampled_from([Call("forget", THEIRS.public), Call("network_changed"), Call("close")]),
     ),
-    misuses=st.just(Call("add_node_addr", OURS.public, [], derp_url=None)),
+    misuses=st.sampled_from(
+        [
+            Call("add_node_addr", OURS.public, [], derp_url=None),
+            Call("complete_challenge", 0),
+            Call("complete_challenge", 10**9),
+        ]
+    ),
     floods=[
         Flood(
             "pings of strangers",

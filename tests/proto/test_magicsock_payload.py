@@ -16,7 +16,13 @@ from iroh_proto.disco.pinger import DiscoPinger, PingReceived
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested, Transmit
-from iroh_proto.magicsock import DnsRequested, InterfacesRequested, Magicsock, ReceivedPayload
+from iroh_proto.magicsock import (
+    ChallengeRequested,
+    DnsRequested,
+    InterfacesRequested,
+    Magicsock,
+    ReceivedPayload,
+)
 from iroh_proto.paths import payload
 from iroh_proto.paths.select import TRUST_TIME
 from iroh_proto.stun.message import encode_binding_request, encode_binding_response
@@ -43,8 +49,16 @@ def make_direct() -> Magicsock:
     """Return a Magicsock whose peer is proven to be at its address."""
     sock = make()
     sock.adopt(PEER_ADDR, PEER, "quic", now=0.0)
+    answer_challenges(sock, now=0.0)
     sock.datagrams_to_send()
     return sock
+
+
+def answer_challenges(sock: Magicsock, *, now: float) -> None:
+    """Have the peer answer all challenges."""
+    while (event := sock.next_event()) is not None:
+        if isinstance(event, ChallengeRequested):
+            sock.complete_challenge(event.request_id, now=now)
 
 
 def addr_of(*addrs: UdpAddress, derp: bool = False) -> NodeAddr:
@@ -102,6 +116,9 @@ def test_a_known_address_that_is_not_proven_is_provisional_too() -> None:
     sock.receive_datagrams([QUIC], PEER_ADDR, now=1.0)
     assert received(sock) == [(PEER_ADDR, PEER_ADDR, [QUIC])]
     sock.adopt(PEER_ADDR, PEER, "quic", now=1.0)
+    sock.receive_datagrams([QUIC], PEER_ADDR, now=1.0)
+    assert received(sock) == [(PEER_ADDR, PEER_ADDR, [QUIC])]
+    answer_challenges(sock, now=1.0)
     sock.receive_datagrams([QUIC], PEER_ADDR, now=2.0)
     assert received(sock) == [(PEER, PEER_ADDR, [QUIC])]
     sock.receive_datagrams([QUIC], PEER_ADDR, now=1.0 + TRUST_TIME)

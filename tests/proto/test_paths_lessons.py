@@ -325,6 +325,7 @@ def test_the_address_of_a_forgotten_path_leads_to_nobody() -> None:
     finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
     finder.set_reachability(ipv4_socket=True, ipv6_socket=False, ipv6_works=False, now=0.0)
     finder.adopt(FIRST, PEER, "quic", now=0.0)
+    finder.complete_challenge(1, now=0.1)
     assert finder.node_at(FIRST, now=1.0) == PEER
     finder.set_own_addresses([FIRST], now=2.0)
     assert finder.node_at(FIRST, now=2.0) is None

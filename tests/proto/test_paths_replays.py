@@ -39,6 +39,7 @@ def test_a_ping_does_not_decide_how_a_peer_finds_paths() -> None:
     replay(node, REPLAYER, now=1.0)
     assert node.remote_info(1.0).scheme == "unknown"
     node.adopt(HOME, "quic", 2.0)
+    node.take_answer(HOME, 0.1, 2.0)
     node.settle(2.0)
     replay(node, REPLAYER, now=3.0)
     assert node.remote_info(3.0).scheme == "quic"

@@ -14,6 +14,7 @@ from iroh_proto.paths.candidate import (
     ALIVE_TIME,
     INACTIVE_PATHS_LIMIT,
     PATHS_LIMIT,
+    PING_INTERVAL,
     PathState,
     Reachability,
     is_candidate,
@@ -26,8 +27,14 @@ from iroh_proto.paths.select import (
     PathInfo,
     is_better,
 )
-from iroh_proto.paths.state import CALLS_BURST, CALLS_INTERVAL, STAY_ALIVE_MIN_AGE, NodeState
-from iroh_proto.paths.udp_paths import DIAL_ADDRESSES_LIMIT, UdpPaths
+from iroh_proto.paths.state import (
+    CALLS_BURST,
+    CALLS_INTERVAL,
+    CHALLENGE_INTERVAL,
+    STAY_ALIVE_MIN_AGE,
+    NodeState,
+)
+from iroh_proto.paths.udp_paths import DIAL_ADDRESSES_LIMIT, MOVED_TIME, UdpPaths
 
 URL, OTHER_URL = (DerpUrl.from_str(f"https://{name}.example/") for name in ("one", "two"))
 PEER = SecretKey(b"\x07" * 32).public
@@ -279,15 +286,31 @@ def test_nothing_known_of_a_peer_means_copies_to_all_addresses_and_derp() -> Non
     assert node.info(0.0) == PathInfo(kind="mixed", addr=FIRST, derp_url=URL, latency=None)
 
 
-def test_under_quic_authenticated_payload_proves_its_source() -> None:
+def test_under_quic_an_answer_proves_an_address_and_payload_keeps_it_proven() -> None:
     node = make_node(FIRST, SECOND)
     node.adopt(SECOND, "quic", 1.0)
     node.settle(1.0)
-    assert node.route(1.0) == ((SECOND,), None)
-    assert node.route(1.0 + TRUST_TIME) == ((SECOND,), URL)
-    node.confirm(SECOND, 9.0)
-    node.settle(9.0)
-    assert node.route(9.0) == ((SECOND,), None)
+    assert node.route(1.0) == ((FIRST, SECOND), URL)
+    assert node.take_answer(SECOND, 0.1, 1.2)
+    node.settle(1.2)
+    assert node.route(1.2) == ((SECOND,), None)
+    assert node.info(1.2).latency == 0.1
+    assert node.route(1.2 + TRUST_TIME) == ((SECOND,), URL)
+    node.confirm(SECOND, 5.0)
+    node.settle(5.0)
+    assert node.route(1.2 + TRUST_TIME) == ((SECOND,), None)
+    assert node.route(5.0 + TRUST_TIME) == ((SECOND,), URL)
+
+
+def test_under_quic_payload_alone_proves_nothing() -> None:
+    """A copy of a genuine packet, sent on by somebody faster, must not lead traffic away."""
+    node = make_node(FIRST)
+    node.adopt(FIRST, "quic", 0.0)
+    node.take_answer(FIRST, 0.1, 0.1)
+    for tick in range(1, 100):
+        node.confirm(SECOND, tick / 5)
+        node.settle(tick / 5)
+        assert node.route(tick / 5)[0] == (FIRST,)
 
 
 def test_under_quic_payload_through_derp_ends_the_copies() -> None:
@@ -296,34 +319,55 @@ def test_under_quic_payload_through_derp_ends_the_copies() -> None:
     node.settle(1.0)
     assert node.route(1.0) == ((), URL)
     node.confirm(FIRST, 2.0)
-    node.settle(2.0)
-    assert node.route(2.0) == ((FIRST,), None)
+    node.take_answer(FIRST, 0.1, 2.1)
+    node.settle(2.1)
+    assert node.route(2.1) == ((FIRST,), None)
 
 
-def test_under_quic_another_source_is_tried_beside_the_best_one_not_instead() -> None:
+def test_under_quic_a_peer_that_moved_is_followed_once_it_answers_there() -> None:
     node = make_node(FIRST)
     node.adopt(FIRST, "quic", 0.0)
-    node.confirm(SECOND, 1.0)
-    node.settle(1.0)
-    assert node.route(1.0) == ((FIRST, SECOND), None)
-    node.confirm(SECOND, 3.0)
-    node.settle(TRUST_TIME)
-    assert node.route(TRUST_TIME) == ((SECOND,), None)
-    assert node.next_change(TRUST_TIME) == 3.0 + TRUST_TIME
+    node.take_answer(FIRST, 0.01, 0.1)
+    node.confirm(FIRST, 1.0)
+    node.confirm(SECOND, 1.1)
+    node.take_answer(SECOND, 0.3, 1.4)
+    node.settle(1.4)
+    assert node.route(1.4) == ((FIRST,), None)  # heard at both of late, and no slower
+    node.confirm(SECOND, 1.0 + MOVED_TIME)
+    node.settle(1.0 + MOVED_TIME)
+    assert node.route(1.0 + MOVED_TIME) == ((SECOND,), None)
+    node.confirm(THIRD, 3.0)
+    node.settle(3.0)
+    assert node.route(3.0) == ((SECOND,), None)
+    assert node.next_change(3.0) == 1.4 + TRUST_TIME
+    assert not node.take_answer(FIRST_V6, 0.1, 3.0)  # nobody is known to be there
 
 
-def test_under_quic_a_challenger_that_falls_silent_is_let_go() -> None:
+def test_under_quic_where_payload_comes_from_is_challenged_now_and_then() -> None:
     node = make_node(FIRST)
+    assert not node.wants_challenge(FIRST, 0.0)
     node.adopt(FIRST, "quic", 0.0)
-    node.confirm(SECOND, 1.0)
-    node.confirm(FIRST, 5.0)
-    node.settle(1.0 + TRUST_TIME)
-    assert node.route(1.0 + TRUST_TIME) == ((FIRST,), None)
+    assert node.wants_challenge(FIRST, 0.0)
+    assert not node.wants_challenge(VIA, 0.0)
+    assert not node.wants_challenge(SECOND, 0.0)
+    node.note_ping_sent(FIRST, 0.0)
+    assert not node.wants_challenge(FIRST, CHALLENGE_INTERVAL - 0.1)
+    assert node.wants_challenge(FIRST, CHALLENGE_INTERVAL)
+    node.take_answer(FIRST, 0.1, 1.0)
+    assert not node.wants_challenge(FIRST, 1.5)
+    node.confirm(FIRST, 1.5)
+    node.confirm(SECOND, 1.5)
+    assert node.wants_challenge(SECOND, 1.5)
+    node.take_answer(SECOND, 0.2, 1.6)
+    node.settle(1.6)
+    assert not node.wants_challenge(SECOND, 1.6 + PING_INTERVAL - 0.1)
+    assert node.wants_challenge(SECOND, 1.6 + PING_INTERVAL)
 
 
 def test_under_quic_a_new_dial_tries_all_addresses_again() -> None:
     node = make_node(FIRST)
     node.adopt(FIRST, "quic", 0.0)
+    node.take_answer(FIRST, 0.1, 0.1)
     node.add_addresses([SECOND], derp_url=None, now=1.0)
     node.settle(1.0)
     assert node.route(1.0) == ((FIRST,), None)  # proven
@@ -344,11 +388,16 @@ def test_a_peer_that_was_silent_for_long_may_be_another_release() -> None:
     assert node.remote_info(46.0).scheme == "unknown"
 
 
-def test_under_quic_there_are_no_pings() -> None:
-    node = make_node(FIRST)
+def test_under_quic_a_search_asks_udp_addresses_alone() -> None:
+    node = make_node(FIRST, SECOND)
     node.adopt(FIRST, "quic", 0.0)
-    assert node.note_send(100.0) is None
-    assert node.beat(100.0) is None
+    search = node.note_send(100.0)
+    assert search is not None
+    assert (search.pings, search.call_me_maybe) == ([FIRST, SECOND], None)
+    node.take_answer(FIRST, 0.001, 100.1)
+    beat = node.beat(103.0)
+    assert beat is not None
+    assert (beat.pings, beat.call_me_maybe) == ([FIRST], None)
 
 
 def test_under_quic_payload_through_another_derp_server_moves_the_peer_there() -> None:
@@ -368,7 +417,7 @@ def test_a_peer_that_shows_disco_is_held_to_it_whatever_a_handshake_suggests() -
     node.adopt(FIRST, "quic", 100.0)  # the same id after an upgrade: no disco for long
     node.settle(100.0)
     assert node.remote_info(100.0).scheme == "quic"
-    assert node.route(100.0) == ((FIRST,), None)
+    assert node.route(100.0) == ((FIRST,), URL)
 
 
 def test_under_disco_payload_from_an_unproven_address_moves_nothing() -> None:

@@ -14,6 +14,7 @@ from iroh_anyio.quic.aioquic_private.checks import PINNED_VERSION, check_private
 check_private_names()
 
 from iroh_anyio.quic.aioquic_private.connection import (  # noqa: E402
+    CHALLENGE_SIZE,
     HookedConnection,
 )
 from iroh_anyio.quic.aioquic_private.context import (  # noqa: E402
@@ -32,6 +33,7 @@ from iroh_anyio.quic.aioquic_private.packets import (  # noqa: E402
 )
 
 __all__ = [
+    "CHALLENGE_SIZE",
     "CONNECTION_ID_SIZE",
     "PEER",
     "PINNED_VERSION",

@@ -24,7 +24,7 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
     QuicReceiveContext,
 )
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketSpace
@@ -33,6 +33,7 @@ from aioquic.quic.stream import QuicStream
 from iroh_anyio.quic.aioquic_private.bulk import Burst, find_burst, has_control
 from iroh_anyio.quic.aioquic_private.context import Extension, HookedContext
 from iroh_anyio.quic.aioquic_private.limits import StreamLimit, WidePacer, WindowLimit
+from iroh_anyio.quic.aioquic_private.packets import QUIC_VERSION
 from iroh_anyio.quic.pieces import PieceSet
 
 STREAM_PIECES_LIMIT = 4096
@@ -45,6 +46,13 @@ CRYPTO_PIECES_LIMIT = 32
 TLS_MESSAGE_LIMIT = 16_384
 """Bytes of TLS messages that are not complete, before and after a gap each. A message may claim
 to be 16 MiB long, and strangers begin handshakes; certificates and ClientHellos are below 2 KiB."""
+
+CHALLENGE_SIZE = 8
+"""Bytes of a PATH_CHALLENGE (RFC 9000, section 19.17)."""
+
+OPEN_CHALLENGES_LIMIT = 512
+"""Challenges made whose answers still count; past it the oldest do not. All addresses of a peer
+are challenged at once, which are fewer."""
 
 ContextT = TypeVar("ContextT", bound=HookedContext)
 
@@ -80,6 +88,9 @@ class HookedConnection(QuicConnection):
             original_destination_connection_id=original_destination_cid,
             retry_source_connection_id=retry_source_cid,
         )
+        self._open_challenges: dict[bytes, None] = {}
+        self.challenge_answers: list[bytes] = []
+        """Challenges that the peer answered, for the owner to take."""
         self._logger = _SILENT_LOGGER
         self._loss._logger = _SILENT_LOGGER
         self._loss._pacer = WidePacer(max_datagram_size=configuration.max_datagram_size)
@@ -237,6 +248,38 @@ class HookedConnection(QuicConnection):
         self._state = QuicConnectionState.TERMINATED
         self._close_at = None
 
+    # Paths
+
+    def make_challenge(self, data: bytes, *, full_size: bool) -> bytes | None:
+        """Return a datagram with a PATH_CHALLENGE, for one address alone.
+
+        Nothing is kept for its retransmission. Its answer is added to ``challenge_answers``.
+        ``None`` before there are keys.
+        """
+        crypto = self._cryptos[tls.Epoch.ONE_RTT]
+        if not crypto.send.is_valid():
+            return None
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=self._max_datagram_size,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            spin_bit=self._spin_bit,
+            version=QUIC_VERSION,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, crypto)
+        frame = builder.start_frame(QuicFrameType.PATH_CHALLENGE, capacity=1 + CHALLENGE_SIZE)
+        frame.push_bytes(data)
+        if full_size:
+            frame.push_bytes(bytes(builder.remaining_buffer_space))  # PADDING frames
+        datagrams, _ = builder.flush()
+        self._packet_number = builder.packet_number
+        self._open_challenges[data] = None
+        if len(self._open_challenges) > OPEN_CHALLENGES_LIMIT:
+            del self._open_challenges[next(iter(self._open_challenges))]
+        return datagrams[0]
+
     # Streams
 
     def receive_offset(self, stream_id: int) -> int | None:
@@ -324,6 +367,17 @@ class HookedConnection(QuicConnection):
             or len(self.tls._receive_buffer) > TLS_MESSAGE_LIMIT
         ):
             raise _flood(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type)
+
+    def _handle_path_response_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        data = buf.pull_bytes(CHALLENGE_SIZE)
+        if data in self._open_challenges:
+            del self._open_challenges[data]
+            self.challenge_answers.append(data)
+        buf.seek(start)
+        super()._handle_path_response_frame(context, frame_type, buf)
 
     def _write_application(
         self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
