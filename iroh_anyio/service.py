@@ -46,6 +46,10 @@ class Service(abc.ABC):
                 await self.__aexit__(None, None, None)
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
+        if self._running is not None:
+            # From now on, cancelling what is around it must not keep it from taking leave of its
+            # peers: that reaches the block, whose end closes it.
+            self._running.shield = True
         return self
 
     async def __aexit__(

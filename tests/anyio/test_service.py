@@ -72,6 +72,20 @@ async def test_leaving_is_not_cut_short_by_cancellation() -> None:
     assert fragile.log == ["run", "stop", "left"]
 
 
+async def test_it_runs_until_it_has_left_when_all_around_it_is_cancelled() -> None:
+    class Busy(Fragile):
+        async def _run(self, *, task_status: TaskStatus[None]) -> None:
+            try:
+                await super()._run(task_status=task_status)
+            finally:
+                self.log.append("over")
+
+    with anyio.move_on_after(0.01):
+        async with Busy(leave=0.05) as busy:
+            await anyio.sleep_forever()
+    assert busy.log == ["run", "stop", "left", "over"]
+
+
 async def test_closing_twice_and_at_once_stops_once() -> None:
     async with Fragile(leave=0.02) as fragile, anyio.create_task_group() as tasks:
         tasks.start_soon(fragile.close)
