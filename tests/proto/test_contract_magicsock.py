@@ -26,11 +26,10 @@ from iroh_proto.testing.contract import (
     Flood,
     React,
     Run,
-    Script,
     Subject,
     contract_tests,
 )
-from iroh_proto.testing.run import inputs
+from tests.proto.contract_runs import begun
 from tests.proto.derp_cloud import THEIRS, Cloud, cloud_operations, converse, settle
 
 OURS = SecretKey.generate(random.Random(301))
@@ -231,12 +230,7 @@ TestMagicsockAtHomeContract = contract_tests(
 
 
 def test_the_contract_at_home_is_tried_at_home() -> None:
-    subject = magicsock_subject(AT_HOME, [])
-    script: Script[Magicsock] = Script([React("the peer dials by DERP", peer_dials_by_derp)])
-    run = subject.run(script)
-    for call in inputs(run, subject.script_of(script)):
-        run.give(call)
-        run.note_output(run.drain())
+    run = begun(magicsock_subject(AT_HOME, []), React("the peer dials by DERP", peer_dials_by_derp))
     assert run.machine.home_derp == URL
     assert SEEN in run.machine.node_addr.direct_addresses
     assert run.machine.stats.derp_received > len(QUIC)
