@@ -70,11 +70,13 @@ class QadClientStats:
     :ivar dialled: connections begun.
     :ivar answered: answers.
     :ivar failed: questions without one.
+    :ivar strangers: datagrams dropped because they came from none of the servers.
     """
 
     dialled: int = 0
     answered: int = 0
     failed: int = 0
+    strangers: int = 0
 
 
 class QadClient:
@@ -116,8 +118,8 @@ class QadClient:
             server = self._servers[addr] = _Server(self._dial(server_name, addr, now))
             self._stats.dialled += 1
         else:
-            server.link.quic.send_ping(_PING)
             self._fail(server)
+            server.ping()
         server.request_id = request_id
         server.deadline = now + ANSWER_TIMEOUT
         self._settle(addr, server, now)
@@ -137,6 +139,7 @@ class QadClient:
         now = self._time.advance(now)
         server = self._servers.get(addr) if isinstance(addr, UdpAddress) else None
         if server is None:
+            self._stats.strangers += len(batch)
             return
         assert isinstance(addr, UdpAddress)
         for datagram in batch:
@@ -194,6 +197,7 @@ class QadClient:
                 case quic_events.HandshakeCompleted():
                     quic.release_handshake_buffers()
                 case quic_events.PingAcknowledged():
+                    server.is_pinged = False
                     is_answer = True
                 case _:
                     pass
@@ -245,13 +249,20 @@ class QadClient:
 class _Server:
     """The connection to one server, and what it was asked."""
 
-    __slots__ = ("deadline", "link", "observed", "request_id")
+    __slots__ = ("deadline", "is_pinged", "link", "observed", "request_id")
 
     def __init__(self, link: QadLink) -> None:
         self.link = link
         self.observed: UdpAddress | None = None
         self.request_id: int | None = None
         self.deadline = math.inf
+        self.is_pinged = False
+
+    def ping(self) -> None:
+        """Have the server show that it is there. QUIC sees to it that it is asked."""
+        if not self.is_pinged:
+            self.is_pinged = True
+            self.link.quic.send_ping(_PING)
 
     def end_request(self) -> None:
         """Wait for no answer any more."""
