@@ -13,12 +13,14 @@ from iroh_proto.paths.own_address_events import (
     AddressServer,
     DnsRequested,
     InterfacesRequested,
+    ObservationRequested,
     OwnAddressesEvent,
     OwnAddressesFound,
 )
 from iroh_proto.paths.own_addresses import (
     INTERFACE_ADDRESSES_LIMIT,
     MAPPED_ADDRESS_TIME,
+    OBSERVATION_DELAY,
     OWN_ADDRESSES_LIMIT,
     ROUND_INTERVAL,
     ROUND_TIMEOUT,
@@ -41,6 +43,7 @@ class Host:
         self.ips: tuple[str, ...] | None = ips
         self.names: dict[str, tuple[str, ...]] = {}
         self.seen_as: UdpAddress | None = PUBLIC
+        self.observed_as: UdpAddress | None = None
         self.found: list[tuple[float, OwnAddressesFound]] = []
         self.asked: list[OwnAddressesEvent] = []
         self.probed: list[tuple[float, UdpAddress]] = []
@@ -76,7 +79,12 @@ class Host:
             self.machine.complete_interfaces(event.request_id, self.ips, now=self.now)
         if isinstance(event, DnsRequested) and event.host in self.names:
             self.machine.complete_dns(event.request_id, self.names[event.host], now=self.now)
+        if isinstance(event, ObservationRequested) and self.observed_as is not None:
+            self.machine.complete_observation(event.request_id, self.observed_as, now=self.now)
         return event is not None or bool(transmits)
+
+    def observations(self) -> list[ObservationRequested]:
+        return [event for event in self.asked if isinstance(event, ObservationRequested)]
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -188,6 +196,77 @@ def test_an_address_seen_outside_outlasts_a_lost_round_but_not_many() -> None:
     assert str(PUBLIC) in host.told()
     host.run(50.0)
     assert str(PUBLIC) not in host.told()
+
+
+def with_qad(*, stun_port: int | None = 3478) -> AddressServer:
+    return AddressServer(host=SERVER_IP, stun_port=stun_port, quic_port=7842)
+
+
+def test_a_server_that_answers_stun_is_not_asked_by_qad() -> None:
+    host = Host()
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    assert str(PUBLIC) in host.told()
+    host.run(100.0)
+    assert host.observations() == []
+
+
+def test_a_server_without_stun_is_asked_by_qad_at_once() -> None:
+    host = Host()
+    host.observed_as = PUBLIC
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    (asked,) = host.observations()
+    assert asked.address == UdpAddress(SERVER_IP, 7842)
+    assert asked.server_name == SERVER_IP
+    assert host.probed == []
+    assert host.told() == ["10.1.2.3:4000", str(PUBLIC)]
+
+
+def test_a_silent_stun_server_is_asked_by_qad_soon_and_the_next_time_at_once() -> None:
+    host = Host()
+    host.seen_as, host.observed_as = None, PUBLIC
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    assert host.observations() == []
+    host.run(OBSERVATION_DELAY)
+    assert host.found[-1][0] == OBSERVATION_DELAY  # without waiting for STUN any longer
+    assert str(PUBLIC) in host.told()
+    host.run(5.0)
+    host.machine.refresh(now=host.now)
+    host.serve()
+    assert len(host.observations()) == 2
+    assert host.found[-1][0] == host.now
+
+
+def test_a_late_stun_answer_makes_qad_needless() -> None:
+    host = Host()
+    host.seen_as = None
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    host.seen_as = PUBLIC
+    host.run(OBSERVATION_DELAY)  # a retransmission is answered first
+    assert str(PUBLIC) in host.told()
+    assert not host.machine.is_running
+
+
+def test_a_round_does_not_wait_for_qad_for_ever() -> None:
+    host = Host()
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    host.run(ROUND_TIMEOUT)
+    assert [when for when, _ in host.found] == [0.0, ROUND_TIMEOUT]
+    (late,) = host.observations()
+    host.machine.complete_observation(late.request_id, PUBLIC, now=host.now)
+    assert str(PUBLIC) not in host.told()
+
+
+def test_an_observation_of_the_other_family_is_none() -> None:
+    host = Host()
+    host.observed_as = UdpAddress("2001:db8::7", 1)
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    assert host.told() == ["10.1.2.3:4000"]
 
 
 def test_a_changed_network_forgets_what_was_seen_outside() -> None:
