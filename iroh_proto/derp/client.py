@@ -328,8 +328,10 @@ class DerpClient:
         self._state = "connected"
         self._connect_deadline = None
         self._tracker = PingTracker(self._dialect, now=now)
-        if handshake.send_rate is not None:
-            self._bucket = TokenBucket(handshake.send_rate, now=now)
+        if (rate := handshake.send_rate) is not None:
+            self._bucket = TokenBucket(
+                per_second=rate.bytes_per_second, limit=rate.burst_bytes, now=now
+            )
         name = self._dialect.name
         approach = self._approach._replace(dialect=name)
         self._events.append(DerpConnected(dialect=name, approach=approach))
