@@ -38,6 +38,10 @@ class Certificate:
         self._seen = self._fingerprint()
         self.context = self._load()
 
+    def current(self) -> ssl.SSLContext:
+        """Return the context to use for a new connection."""
+        return self.context
+
     def reload(self) -> bool:
         """Read the files again if they changed; return whether there is a new certificate.
 
