@@ -87,6 +87,7 @@ class DerpClient:
     :param dialect: a key of :data:`~iroh_proto.derp.dialects.DIALECTS`; ``None`` to find out.
     :param approach: how to begin, when an earlier connection has shown that; by default what
         ``url`` and ``dialect`` make likely.
+    :param token: what to show to a server that lets in none without one.
     :raises LocalProtocolError: if there is no such dialect.
     """
 
@@ -98,6 +99,7 @@ class DerpClient:
         rng: random.Random,
         dialect: str | None = None,
         approach: Approach | None = None,
+        token: str | None = None,
     ) -> None:
         self._secret_key = secret_key
         self._rng = rng
@@ -109,6 +111,7 @@ class DerpClient:
             form=self._approach.form,
             rng=rng,
             subprotocols=self._approach.subprotocols,
+            token=token,
         )
         self._state: _State = "idle"
         self._dialect: Dialect | None = None
