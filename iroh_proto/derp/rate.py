@@ -75,6 +75,11 @@ class TokenBucket:
         self._tokens = float(limit)
         self._updated_at = now
 
+    @property
+    def tokens(self) -> float:
+        """How much there was at the last input; negative after more was spent than there was."""
+        return self._tokens
+
     def take(self, amount: float, *, now: float) -> bool:
         """Take an amount if all of it is there; say whether it was."""
         self._refill(now)
@@ -119,6 +124,11 @@ class ReadThrottle:
         self._refill = min(burst, rate * REFILL_TIME)
         self.is_paused = False
         self.deadline = math.inf
+
+    @property
+    def overdraft(self) -> int:
+        """How many bytes were read that the client had no allowance for yet."""
+        return math.ceil(max(0.0, -self._bucket.tokens))
 
     def note_read(self, size: int, now: float) -> None:
         """Take that bytes were read."""

@@ -462,6 +462,7 @@ class DerpServerConnection:
             return
         self._liveness.pause()
         self._stats.pauses += 1
+        self._stats.bytes_over_rate += throttle.overdraft
         if not self._was_throttled:
             self._was_throttled = True
             self._stats.clients_throttled += 1
@@ -495,6 +496,7 @@ class DerpServerConnection:
 
     def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
         if isinstance(frame, Ping):
+            self._stats.pings_answered += 1
             self._send(session.codec.encode(Pong(frame.data)))
         elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
             pass

@@ -19,6 +19,8 @@ class ConnectionStats:
     :ivar access_timeouts: those of them on whom nobody decided in time.
     :ivar clients_throttled: clients that were over their rate limit, each counted once.
     :ivar pauses: how often such a client was left unread.
+    :ivar bytes_over_rate: bytes that such clients had sent too much when they were left unread.
+    :ivar pings_answered: pings that clients sent.
     :ivar faults: connections that the other side's bytes or silence ended.
     :ivar packets_returned: packets that clients sent to themselves.
     :ivar packets_dropped: packets dropped because their reader is slow, oldest first, or because
@@ -33,6 +35,8 @@ class ConnectionStats:
     access_timeouts: int = 0
     clients_throttled: int = 0
     pauses: int = 0
+    bytes_over_rate: int = 0
+    pings_answered: int = 0
     faults: int = 0
     packets_returned: int = 0
     packets_dropped: int = 0

@@ -265,9 +265,14 @@ class TestRateLimit:
     def test_the_latest_dialect_tells_a_client_once(self, way: str, notices: list[Frame]) -> None:
         world = World(new_server(rate_limit=RATE))
         tcp_id, alice = world.connect(way, ALICE)
+        pings = alice.codec.encode(Ping(bytes(8))) * 1000
         for _ in range(3):
-            world.give(tcp_id, alice.codec.encode(Ping(bytes(8))) * 1000)
+            world.give(tcp_id, pings)
             world.wait(10.0)
+        burst = RATE.burst_bytes
+        assert burst is not None
+        assert world.server.stats.connections.bytes_over_rate == 3 * (len(pings) - burst)
+        assert world.server.stats.connections.pings_answered == 3000
         assert [frame for frame in alice.frames if not isinstance(frame, Ping | Pong)] == notices
         assert world.server.stats.connections.clients_throttled == 1
         assert world.server.stats.connections.pauses == 3
