@@ -104,7 +104,7 @@ class DerpClient:
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
-        self._approach = approach or first_approach(url, dialect)
+        self._approach = approach or first_approach(url, dialect, has_token=token is not None)
         self._upgrade = ClientUpgrade(
             url=url,
             path=self._approach.path,
