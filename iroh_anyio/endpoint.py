@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from iroh_anyio import host
+from iroh_anyio.authorities import Authorities
 from iroh_anyio.connection import Connection
 from iroh_anyio.derp_watch import DerpWatch
 from iroh_anyio.driver import Driver, UdpPort
@@ -143,8 +144,8 @@ class MagicEndpoint(Service):
             for never.
         :param accept_filter: says by its source whether a handshake may begin.
         :param options: all other settings of QUIC; those above take precedence.
-        :param ca_file: PEM certificates of authorities to trust with DERP servers, beside those of
-            the system.
+        :param ca_file: PEM certificates of authorities to trust with DERP servers, beside the
+            usual ones.
         :param derp_ssl_context: makes the TLS context for DERP servers, instead.
         :param http_proxy: the proxy to reach DERP servers through, by CONNECT; a text such as
             ``http://user:password@proxy.example:8080``. What the environment says does not count,
@@ -164,8 +165,14 @@ class MagicEndpoint(Service):
             for addr in bind_addrs
         ]
         proxy = HttpProxy.from_str(http_proxy) if isinstance(http_proxy, str) else http_proxy
-        make_ssl_context = _tls_of_servers(derp_ssl_context, ca_file)
         options = options or EndpointOptions()
+        make_ssl_context = derp_ssl_context or ssl.create_default_context
+        if ca_file is not None:
+            if derp_ssl_context is not None:
+                raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
+            authorities = Authorities.load(ca_file)
+            make_ssl_context = authorities.ssl_context
+            options = replace(options, ca_certificates=authorities.pem)
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:
@@ -428,23 +435,6 @@ class MagicEndpoint(Service):
         ips = await host.resolve(event.host)
         self._machine.complete_dns(event.request_id, ips, now=self._driver.now())
         self._driver.flush()
-
-
-def _tls_of_servers(
-    make_context: Callable[[], ssl.SSLContext] | None, ca_file: str | os.PathLike[str] | None
-) -> Callable[[], ssl.SSLContext]:
-    """Return what makes the TLS context for DERP servers."""
-    if ca_file is None:
-        return make_context or ssl.create_default_context
-    if make_context is not None:
-        raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
-    context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:
-        why = "no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
-        raise OSError(error.errno, f"{os.fspath(ca_file)}: {why}") from None
-    return lambda: context
 
 
 def _listed(addresses: Iterable[UdpAddress]) -> str:

@@ -180,6 +180,7 @@ def _tell_ports(server: Derper) -> None:
         "url": server.url,
         "port": server.port,
         "stun_port": server.stun_port,
+        "quic_port": server.quic_port,
         "plain_port": server.plain_port,
         "metrics_port": server.metrics_port,
     }

@@ -16,7 +16,6 @@ from iroh_proto.key import SecretKey
 
 HTTP_PORT = 80
 HTTPS_PORT = 443
-QUIC_PORT = 7842
 METRICS_PORT = 9090
 
 DEV_PORT = 3340

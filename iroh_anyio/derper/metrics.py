@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from iroh_anyio.derper.extra import import_extra
+from iroh_anyio.quic.qad_server import QadServerStats
 from iroh_proto.derp.pages import Page
 from iroh_proto.derp.relay_events import DerpServerStats
 from iroh_proto.derp.upgrade import HttpRequest
@@ -43,6 +44,7 @@ class DerperCounts:
 
     server: DerpServerStats
     stun: StunServerStats
+    qad: QadServerStats | None = None
     clients: int = 0
     connections: int = 0
     accepted: int = 0
@@ -142,6 +144,14 @@ def _counters(counts: DerperCounts) -> _Values:
             connections.faults,
         ),
     }
+    if (qad := counts.qad) is not None:
+        upstream |= {
+            "qad_incoming": ("Number of QUIC connections begun.", qad.accepted),
+            "qad_incoming_error": ("Number of them turned away.", qad.refused),
+            "qad_connections": ("Number of QUIC connections established.", qad.completed),
+            "qad_connections_closed": ("Number of them closed by the client.", qad.closed),
+            "qad_connections_errored": ("Number of them that ended otherwise.", qad.errored),
+        }
     own: _Values = {
         "requests_answered": ("Number of pages sent.", connections.requests_answered),
         "clients_denied": ("Number of clients not let in.", connections.clients_denied),

@@ -7,23 +7,28 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from typing import Self
 
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
+from cryptography import x509
 
 from iroh_anyio.derper.access import AccessControl, HttpCallout
-from iroh_anyio.derper.certificates import Certificate
+from iroh_anyio.derper.certificates import Certificate, CertificateError
 from iroh_anyio.derper.config import DEV_PORT, MAX_CONNECTIONS, DerperConfig
 from iroh_anyio.derper.extra import import_extra
 from iroh_anyio.derper.metrics import DerperCounts, DerperMetrics
 from iroh_anyio.derper.page_port import PagePort
 from iroh_anyio.derper.ports import DerperSockets, open_sockets
+from iroh_anyio.derper.qad import QadListener, load_certificates
 from iroh_anyio.driver import Driver, UdpPort
 from iroh_anyio.listen import TcpAcceptor
+from iroh_anyio.quic.qad_server import PrivateKey
 from iroh_anyio.service import Service
+from iroh_proto.address import UdpAddress
 from iroh_proto.derp.map import STUN_PORT
 from iroh_proto.derp.pages import Page, page_for, plain_page_for
 from iroh_proto.derp.relay import DerpServer
@@ -48,8 +53,9 @@ RELOADABLE = frozenset({"access", "rate_limit", "accept_limit", "drain_time", "n
 class Derper(Service):
     """A DERP server on sockets. Made by :meth:`bind` or :meth:`open`, run by ``async with``.
 
-    Ports are those really taken: ``port`` the one that clients use, ``stun_port``, ``plain_port``
-    (HTTP beside HTTPS) and ``metrics_port`` are ``None`` where there is none.
+    Ports are those really taken: ``port`` the one that clients use, ``stun_port``, ``quic_port``
+    (QUIC address discovery), ``plain_port`` (HTTP beside HTTPS) and ``metrics_port`` are ``None``
+    where there is none.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Derper(Service):
         sockets: DerperSockets,
         *,
         certificate: Certificate | None,
+        qad: QadListener | None = None,
         ssl_context: Callable[[], ssl.SSLContext] | None,
         asks_access: bool,
         write_timeout: float,
@@ -65,6 +72,9 @@ class Derper(Service):
         super().__init__()
         self._config = config
         self._certificate = certificate
+        self._qad = qad
+        if certificate is not None and qad is not None:
+            certificate.on_new = self._pass_on_certificate
         self._access = AccessControl(config.access)
         self._disconnects = 0
         self._machine = DerpServer(
@@ -77,6 +87,7 @@ class Derper(Service):
         )
         self._stun = StunServer()
         self._host, self.port = sockets.main[0].getsockname()[:2]
+        self.quic_port = None if qad is None else qad.port
         self.stun_port = sockets.stun[0].local_address.port if sockets.stun else None
         self._scheme = "http" if ssl_context is None else "https"
         self._stun_port = UdpPort(self._stun, sockets.stun)
@@ -157,12 +168,21 @@ class Derper(Service):
         tls = config.tls
         certificate = None
         https = None if tls is None else tls.https_bind_addr
+        qad = None
         if tls is not None:
             certificate = Certificate(tls.certificate_path, tls.key_path)
+            qad = await _bind_qad(certificate, tls.quic_bind_addr)
+        try:
+            sockets = open_sockets(config, https)
+        except BaseException:
+            if qad is not None:
+                await qad.close()
+            raise
         return cls(
             config,
-            open_sockets(config, https),
+            sockets,
             certificate=certificate,
+            qad=qad,
             ssl_context=None if certificate is None or https is None else certificate.current,
             asks_access=True,
             write_timeout=WRITE_TIMEOUT,
@@ -238,9 +258,17 @@ class Derper(Service):
         with anyio.move_on_after(seconds + LEAVE_TIMEOUT):
             await self._acceptor.wait_empty()
 
+    async def close(self) -> None:
+        """Stop and let go of the sockets. Bounded, not cancellable, idempotent."""
+        await super().close()
+        if self._qad is not None:  # which had tasks only if this was entered
+            await self._qad.close()
+
     async def _run(self, *, task_status: TaskStatus[None]) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
+            async with AsyncExitStack() as running, anyio.create_task_group() as tasks:
+                if self._qad is not None:
+                    await running.enter_async_context(self._qad)
                 if self._certificate is not None:
                     tasks.start_soon(self._certificate.watch)
                 await tasks.start(self._stun_driver.run)
@@ -267,6 +295,14 @@ class Derper(Service):
         for pages in self._pages:
             pages.close()
 
+    def _pass_on_certificate(self) -> None:
+        assert self._qad is not None
+        assert self._certificate is not None
+        try:
+            self._qad.set_certificates(*_read_for_quic(self._certificate))
+        except CertificateError as error:
+            logger.error("keeping the old certificate for QUIC: %s", error)
+
     # Pages
 
     def _serve_pages(
@@ -291,6 +327,7 @@ class Derper(Service):
         return DerperCounts(
             server=self._machine.stats,
             stun=self._stun.stats,
+            qad=None if self._qad is None else self._qad.stats,
             clients=len(self._machine.clients),
             connections=len(self._acceptor),
             accepted=self._acceptor.served,
@@ -334,6 +371,22 @@ def check_libraries(config: DerperConfig) -> None:
         import_extra("prometheus_client", "enable_metrics")
     if isinstance(config.access, HttpCallout):
         import_extra("httpx", "access.http")
+
+
+async def _bind_qad(certificate: Certificate, address: UdpAddress | None) -> QadListener | None:
+    if address is None:
+        return None
+    certificates, private_key = _read_for_quic(certificate)
+    return await QadListener.bind(
+        certificates=certificates, private_key=private_key, host=address.ip, port=address.port
+    )
+
+
+def _read_for_quic(certificate: Certificate) -> tuple[list[x509.Certificate], PrivateKey]:
+    try:
+        return load_certificates(certificate.certificate_path, certificate.key_path)
+    except (OSError, ValueError) as error:
+        raise CertificateError(str(error)) from None
 
 
 def _ignore(event: None) -> None:
