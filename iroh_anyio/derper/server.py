@@ -7,7 +7,6 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from typing import Self
 
@@ -266,9 +265,9 @@ class Derper(Service):
 
     async def _run(self, *, task_status: TaskStatus[None]) -> None:
         try:
-            async with AsyncExitStack() as running, anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as tasks:
                 if self._qad is not None:
-                    await running.enter_async_context(self._qad)
+                    await tasks.start(_run_service, self._qad)
                 if self._certificate is not None:
                     tasks.start_soon(self._certificate.watch)
                 await tasks.start(self._stun_driver.run)
@@ -371,6 +370,12 @@ def check_libraries(config: DerperConfig) -> None:
         import_extra("prometheus_client", "enable_metrics")
     if isinstance(config.access, HttpCallout):
         import_extra("httpx", "access.http")
+
+
+async def _run_service(service: Service, *, task_status: TaskStatus[None]) -> None:
+    async with service:
+        task_status.started()
+        await anyio.sleep_forever()
 
 
 async def _bind_qad(certificate: Certificate, address: UdpAddress | None) -> QadListener | None:

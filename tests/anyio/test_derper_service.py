@@ -135,6 +135,53 @@ async def test_nodes_meet_over_tls(tls: Tls) -> None:
         assert set(derper.machine.clients) == {ALICE.public, BOB.public}
 
 
+class TestAddressDiscovery:
+    """By QUIC, with the certificate of the server and the authority that clients were given."""
+
+    @staticmethod
+    def text(tls: Tls) -> str:
+        return tls.text.replace(
+            "[tls]", 'enable_quic_addr_discovery = true\n[tls]\nquic_bind_addr = "127.0.0.1:0"'
+        )
+
+    @staticmethod
+    def node(derper: Derper, tls: Tls) -> dict[str, object]:
+        node = DerpNode(
+            f"https://localhost:{derper.port}", stun_port=None, quic_port=derper.quic_port
+        )
+        return {"derp_map": DerpMap([node]), "ca_file": tls.ca_file}
+
+    async def test_a_client_learns_its_address(self, tls: Tls) -> None:
+        async with serving(self.text(tls)) as derper:
+            async with await bind(**self.node(derper, tls)) as endpoint:
+                await settled(lambda: endpoint.machine.qad_stats.answered == 1)
+            metrics = await scrape(derper)
+            assert metrics["relayserver_qad_connections_total"] == 1
+            assert metrics["relayserver_qad_incoming_total"] >= 1
+
+    async def test_it_shows_a_new_certificate(self, tls: Tls) -> None:
+        async with serving(self.text(tls)) as derper:
+            other = Authority.make()
+            other.issue(*tls.paths, serial=2)
+            derper.reload(parse_config(self.text(tls)))
+            async with await bind(**self.node(derper, tls)) as endpoint:
+                await settled(lambda: endpoint.machine.qad_stats.failed >= 1)
+            other.write(tls.ca_file)
+            async with await bind(**self.node(derper, tls)) as endpoint:
+                await settled(lambda: endpoint.machine.qad_stats.answered == 1)
+
+    async def test_it_frees_its_port(self, tls: Tls) -> None:
+        derper = await Derper.open(parse_config(self.text(tls)))
+        await derper.close()
+        again = self.text(tls).replace(
+            'quic_bind_addr = "127.0.0.1:0"', f'quic_bind_addr = "127.0.0.1:{derper.quic_port}"'
+        )
+        async with serving(again) as second:
+            assert second.quic_port == derper.quic_port
+            with pytest.raises(OSError, match=r"."):
+                await Derper.open(parse_config(again))
+
+
 async def test_without_relaying_there_are_pages_alone() -> None:
     async with serving(f"{LOCAL}enable_relay = false") as derper:
         assert (await get(f"{derper.url}/ping")).status_code == 200
