@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
@@ -29,6 +30,7 @@ from iroh_anyio.errors import (
     no_address,
 )
 from iroh_anyio.log_files import LogFiles
+from iroh_anyio.proxy import HttpProxy
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import CloseReason, EndpointEvent, EndpointStats
 from iroh_anyio.quic.options import AcceptFilter, EndpointOptions
@@ -124,7 +126,9 @@ class MagicEndpoint(Service):
         keep_alive_interval: float | _Unset | None = UNSET,
         accept_filter: AcceptFilter | _Unset | None = UNSET,
         options: EndpointOptions | None = None,
-        derp_ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        derp_ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        http_proxy: HttpProxy | str | None = None,
         qlog_dir: str | os.PathLike[str] | None = None,
         keylog_file: str | os.PathLike[str] | None = None,
         on_event: Callable[[EndpointEvent], None] | None = None,
@@ -140,14 +144,19 @@ class MagicEndpoint(Service):
             for never.
         :param accept_filter: says by its source whether a handshake may begin.
         :param options: all other settings of QUIC; those above take precedence.
-        :param derp_ssl_context: makes the TLS context for DERP servers.
+        :param ca_file: PEM certificates of authorities to trust with DERP servers, beside those of
+            the system.
+        :param derp_ssl_context: makes the TLS context for DERP servers, instead.
+        :param http_proxy: the proxy to reach DERP servers through, by CONNECT; a text such as
+            ``http://user:password@proxy.example:8080``. What the environment says does not count,
+            unless it is given here: :meth:`HttpProxy.from_env`.
         :param qlog_dir: an existing folder for a qlog file per connection.
         :param keylog_file: a file that TLS secrets are appended to, by default what the
             environment's ``SSLKEYLOGFILE`` says. Whoever has it can read everything.
         :param on_event: called with every event of the machine, from inside its tasks.
         :raises OSError: if an IPv4 address, or every address, cannot be bound, or the key log
-            cannot be opened.
-        :raises DecodeError: if an address does not parse.
+            or the file of authorities cannot be opened.
+        :raises DecodeError: if an address or proxy does not parse.
         :raises LocalProtocolError: if a setting makes no sense.
         """
         await checkpoint()
@@ -155,7 +164,11 @@ class MagicEndpoint(Service):
             addr if isinstance(addr, UdpAddress) else UdpAddress.from_str(addr)
             for addr in bind_addrs
         ]
+        proxy = HttpProxy.from_str(http_proxy) if isinstance(http_proxy, str) else http_proxy
+        make_ssl_context = _tls_of_servers(derp_ssl_context, ca_file)
         options = options or EndpointOptions()
+        if ca_file is not None:
+            options = replace(options, ca_certificates=_read(ca_file))
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:
@@ -175,7 +188,7 @@ class MagicEndpoint(Service):
                 options=options,
             )
             sockets = bind_sockets(addrs)
-            dialer = TcpDialer(machine, ssl_context=derp_ssl_context)
+            dialer = TcpDialer(machine, ssl_context=make_ssl_context, proxy=proxy)
             has_derp = derp_map is not None and len(derp_map) > 0
             return cls(
                 machine, sockets, dialer, has_derp=has_derp, log_files=log_files, on_event=on_event
@@ -418,6 +431,27 @@ class MagicEndpoint(Service):
         ips = await host.resolve(event.host)
         self._machine.complete_dns(event.request_id, ips, now=self._driver.now())
         self._driver.flush()
+
+
+def _tls_of_servers(
+    make_context: Callable[[], ssl.SSLContext] | None, ca_file: str | os.PathLike[str] | None
+) -> Callable[[], ssl.SSLContext]:
+    """Return what makes the TLS context for DERP servers."""
+    if ca_file is None:
+        return make_context or ssl.create_default_context
+    if make_context is not None:
+        raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        why = "no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise OSError(error.errno, f"{os.fspath(ca_file)}: {why}") from None
+    return lambda: context
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    return Path(path).read_bytes()
 
 
 def _listed(addresses: Iterable[UdpAddress]) -> str:

@@ -51,16 +51,12 @@ def free_port(kind: socket.SocketKind) -> int:
 
 
 @asynccontextmanager
-async def running(program: RelayProgram, settings: str, port: int, scratch: Path) -> AsyncIterator[None]:
+async def running(
+    program: RelayProgram, settings: str, port: int, scratch: Path
+) -> AsyncIterator[None]:
     """Run a server with a configuration file until it is not needed any more."""
-    path = program.path()
-    config = scratch / "relay.toml"
-    config.write_text(settings)
     log_path = scratch / "relay.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [path, "-c", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+    process = _start(program.path(), settings, scratch / "relay.toml", log_path)
     try:
         await _wait_for(port, process)
         yield
@@ -74,6 +70,15 @@ async def running(program: RelayProgram, settings: str, port: int, scratch: Path
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _start(path: Path, settings: str, config: Path, log_path: Path) -> subprocess.Popen[bytes]:
+    config.write_text(settings)
+    # Not by anyio: on trio that forks from a worker thread, whose network may be another.
+    with log_path.open("wb") as log:
+        return subprocess.Popen(
+            [path, "-c", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
 
 
 async def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
