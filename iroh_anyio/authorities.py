@@ -1,4 +1,4 @@
-"""Certificate authorities that vouch for DERP servers, beside the usual ones."""
+"""Certificate authorities of one's own, to vouch for DERP servers beside the usual ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import certifi
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificates
 
 FILE_SIZE_LIMIT = 4 * 1024 * 1024
 """Bytes of a file that are read, many times what all public authorities need."""
@@ -16,9 +17,12 @@ FILE_SIZE_LIMIT = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Authorities of one's own."""
+    """Authorities that were read from a file.
 
-    own: str
+    :ivar pem: their certificates one behind the other, without what else a file may hold.
+    """
+
+    pem: bytes
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -29,19 +33,13 @@ class Authorities:
         with Path(path).open("rb") as file:
             data = file.read(FILE_SIZE_LIMIT)
         try:
-            authorities = cls(data.decode("ascii"))
-            authorities.ssl_context()
-        except (UnicodeDecodeError, ssl.SSLError):
+            certificates = load_pem_x509_certificates(data)
+        except ValueError:
             raise OSError(f"{os.fspath(path)} holds no PEM certificates") from None
-        return authorities
+        return cls(b"".join(each.public_bytes(Encoding.PEM) for each in certificates))
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return what speaks TLS with servers that they or the system's authorities vouch for."""
         context = ssl.create_default_context()
-        context.load_verify_locations(cadata=self.own)
+        context.load_verify_locations(cadata=self.pem.decode("ascii"))
         return context
-
-    @property
-    def pem(self) -> bytes:
-        """They and those that aioquic usually trusts."""
-        return certifi.contents().encode() + b"\n" + self.own.encode()

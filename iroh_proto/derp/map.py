@@ -26,8 +26,8 @@ class DerpNode:
     ``quic_port`` is for QUIC address discovery, which needs a certificate: servers with an
     ``https`` URL are asked there when they do not answer STUN, ``None`` if never. ``dialect``
     names the protocol generation (a key of :data:`iroh_proto.derp.dialects.DIALECTS`); ``None``
-    has it found out.
-    ``token`` is shown to this server, which may let in none without one, and to no other.
+    has it found out. ``token`` is shown to this server, which may let in none without one, and to
+    no other.
 
     :raises DecodeError: if the URL does not parse.
     :raises LocalProtocolError: if the token cannot stand in a header.
@@ -44,8 +44,8 @@ class DerpNode:
         url: DerpUrl | str,
         stun_port: int | None = STUN_PORT,
         dialect: str | None = None,
-        quic_port: int | None = QUIC_PORT,
         *,
+        quic_port: int | None = QUIC_PORT,
         token: str | None = None,
     ) -> None:
         if token is not None and not _TOKEN.fullmatch(token):
