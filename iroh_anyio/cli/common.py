@@ -34,6 +34,7 @@ class EndpointSettings:
     derp_urls: tuple[DerpUrl, ...]
     bind: tuple[UdpAddress, ...]
     secret_key: SecretKey | None
+    trace_file: Path | None
 
     async def open(
         self, *, alpns: tuple[bytes, ...] = (), accept_filter: AcceptFilter | None = None
@@ -45,6 +46,7 @@ class EndpointSettings:
             derp_map=DerpMap.from_urls(self.derp_urls) if self.derp_urls else None,
             bind_addrs=self.bind,
             accept_filter=accept_filter,
+            trace_file=self.trace_file,
         )
 
 
@@ -93,6 +95,14 @@ def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
             help="Keep the node's identity in FILE (created with mode 0600). "
             "Without it each run has a new one.",
         ),
+        click.option(
+            "--trace",
+            "trace_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Write to FILE why paths are what they are, for `lab draw` and `lab replay`. It "
+            "tells node ids and IP addresses, but no secret key and no data.",
+        ),
         verbose_option,
     ]
     for add_option in reversed(options):
@@ -105,6 +115,7 @@ def endpoint_settings(
     no_derp: bool,
     bind: tuple[UdpAddress, ...],
     secret_key_file: Path | None,
+    trace_file: Path | None,
 ) -> EndpointSettings:
     """Make sense of the common options together.
 
@@ -113,7 +124,7 @@ def endpoint_settings(
     if no_derp and derp:
         raise click.UsageError("--no-derp and --derp contradict each other")
     secret_key = None if secret_key_file is None else load_or_create_key(secret_key_file)
-    return EndpointSettings(derp, bind or DEFAULT_BIND, secret_key)
+    return EndpointSettings(derp, bind or DEFAULT_BIND, secret_key, trace_file)
 
 
 def verbose_option(function: Callable[P, R]) -> Callable[P, R]:

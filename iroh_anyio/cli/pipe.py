@@ -40,6 +40,7 @@ def listen(
     no_derp: bool,
     bind: tuple[UdpAddress, ...],
     secret_key_file: Path | None,
+    trace_file: Path | None,
     recv_only: bool,
 ) -> None:
     """Wait for one peer; then stdin and stdout are a pipe to it.
@@ -47,7 +48,7 @@ def listen(
     The ticket that the peer needs is printed on stderr. Without --derp it holds addresses of this
     machine alone, which are of use where they can be reached.
     """
-    settings = endpoint_settings(derp, no_derp, bind, secret_key_file)
+    settings = endpoint_settings(derp, no_derp, bind, secret_key_file, trace_file)
     run(lambda: _listen(settings, recv_only))
 
 
@@ -61,6 +62,7 @@ def connect(
     no_derp: bool,
     bind: tuple[UdpAddress, ...],
     secret_key_file: Path | None,
+    trace_file: Path | None,
     recv_only: bool,
 ) -> None:
     """Dial a listening peer; then stdin and stdout are a pipe to it.
@@ -68,7 +70,7 @@ def connect(
     A bare node id needs --derp, to say where the peer may be met; most tickets say it themselves.
     """
     addr = parse_peer(peer, derp, no_derp=no_derp)
-    settings = endpoint_settings(derp, no_derp, bind, secret_key_file)
+    settings = endpoint_settings(derp, no_derp, bind, secret_key_file, trace_file)
     run(lambda: _connect(settings, addr, recv_only))
 
 

@@ -17,9 +17,9 @@ from itertools import pairwise
 from typing import Final, TypeAlias
 
 from iroh_proto.errors import DecodeError
-from iroh_proto.testing.timeline import FORMAT
+from iroh_proto.trace.lines import FORMAT
+from iroh_proto.trace.values import Json
 
-Json: TypeAlias = dict[str, object]
 Numbered: TypeAlias = tuple[int, Json]
 
 LIFELINE_DISTANCE: Final = 215

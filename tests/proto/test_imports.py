@@ -85,6 +85,7 @@ FOUNDATION = {
     "node_record",
     "openssh",
 }
+TRACE = {"trace"}  # above the protocols, of which it says in words what is on the wire
 FAMILIES = {"stun", "disco", "derp", "portmap", "discovery", "identity"}
 ABOVE_FAMILIES = {"paths", "netcheck"}
 TOP = {"magicsock"}
@@ -93,9 +94,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **{part: FOUNDATION | {part} for part in FAMILIES},
     **{part: FOUNDATION | FAMILIES | {part} for part in ABOVE_FAMILIES},
+    **dict.fromkeys(TRACE, FOUNDATION | FAMILIES | TRACE),
     **dict.fromkeys(TOP, FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP),
     "__init__": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP,
-    "testing": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP | {"testing"},
+    "testing": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP | TRACE | {"testing"},
 }
 
 
