@@ -9,8 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Final
 
-import anyio
-
 from iroh_anyio.quic.events import ConnectionClosed, ConnectionEstablished, EndpointEvent
 from iroh_proto.derp.pool_events import (
     DerpPeerGone,
@@ -64,6 +62,7 @@ class TraceFile:
         self._path = os.fspath(path)
         self._file = open_private(path, os.O_TRUNC)
         self._size = 0
+        self._has_ended = False
         self._tape: NodeTape | None = None
 
     def begin(self, secret_key: SecretKey, *, now: float) -> Callable[..., Magicsock]:
@@ -82,7 +81,7 @@ class TraceFile:
 
         def observe(event: EndpointEvent) -> None:
             if self._tape is not None and type(event) in TOLD_EVENTS:
-                self._tape.note(event, now=anyio.current_time())
+                self._tape.note(event)
             if on_event is not None:
                 on_event(event)
 
@@ -99,6 +98,8 @@ class TraceFile:
             self._give_up(error.strerror)
 
     def _write(self, line: Json) -> None:
+        if self._has_ended:
+            return
         text = json.dumps(line) + "\n"
         if self._size + len(text) > TRACE_LIMIT:
             self._give_up(f"it has {self._size} bytes, which is enough")
@@ -110,8 +111,9 @@ class TraceFile:
             self._give_up(error.strerror)
 
     def _give_up(self, why: str | None) -> None:
-        logger.warning("no more is written to %s: %s", self._path, why)
-        self._size = TRACE_LIMIT
+        if not self._has_ended:
+            logger.warning("no more is written to %s: %s", self._path, why)
+        self._has_ended = True
         if self._tape is not None:
             self._tape.stop()
 

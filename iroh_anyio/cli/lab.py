@@ -18,6 +18,7 @@ from rich.table import Table
 
 from iroh_anyio.cli.common import say
 from iroh_proto import DecodeError
+from iroh_proto.testing.merging import merge
 from iroh_proto.testing.nat_matrix import KINDS, Cell, NatPair, run_cell
 from iroh_proto.testing.nat_picture import describe, draw_matrix
 from iroh_proto.testing.replay import Replay, replay
@@ -95,20 +96,24 @@ def nat_pair(left: str, right: str, seed: int) -> None:
 
 
 @lab.command()
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("files", type=click.File(encoding="utf-8"), nargs=-1, required=True)
 @click.option("--from", "begin", type=float, metavar="SECONDS", help="Where to begin.")
 @click.option("--to", "end", type=float, metavar="SECONDS", help="Where to end.")
 @click.option("--payload", is_flag=True, help="Show payload datagrams, too.")
-def draw(file: TextIO, begin: float | None, end: float | None, payload: bool) -> None:
-    """Print a sequence diagram of the time line in FILE as SVG; - is stdin.
+def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payload: bool) -> None:
+    """Print a sequence diagram of the time line in FILES as SVG; - is stdin.
+
+    Several are of real nodes that met, one each: then both ends of a message are seen.
 
     Without --from it begins with the first message between nodes; without --to it ends after the
     last change of a path.
     """
     try:
-        click.echo(draw_sequence(file, begin=begin, end=end, payload=payload), nl=False)
+        lines = files[0] if len(files) == 1 else merge(files)
+        click.echo(draw_sequence(lines, begin=begin, end=end, payload=payload), nl=False)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"cannot draw {file.name}: {error}") from None
+        names = " and ".join(file.name for file in files)
+        raise click.ClickException(f"cannot draw {names}: {error}") from None
 
 
 @lab.command("replay")

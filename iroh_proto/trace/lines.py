@@ -33,10 +33,13 @@ class LineWriter:
         self._write = write
         self._last: Json | None = None
         self._is_stopped = False
+        self.latest = 0.0
+        """The time of the last line, in seconds."""
 
     def add(self, time: float, at: str, kind: str, fields: Json) -> Json:
         """Add a line. Until the next one it may be changed."""
         self.finish()
+        self.latest = time
         self._last = {"time": time, "at": at, "kind": kind, **fields}
         return self._last
 

@@ -62,10 +62,10 @@ class NodeTape:
             observe=self._note_peers,
         )
 
-    def note(self, event: object, *, now: float) -> None:
+    def note(self, event: object) -> None:
         """Write down an event of the endpoint, of which everything may be known."""
         place = f"{self._name}/endpoint"
-        self._lines.add(now - self._epoch, place, type(event).__name__, fields_of(event))
+        self._lines.add(self._lines.latest, place, type(event).__name__, fields_of(event))
 
     def stop(self) -> None:
         """Write what is left, and then no more."""
