@@ -62,20 +62,31 @@ def is_about_paths(entry: Json) -> bool:
 
 
 def flights_of(
-    entries: Sequence[Numbered], *, payload: bool, traced: frozenset[str]
+    entries: Sequence[Numbered], *, payload: bool, begin: float, end: float
 ) -> Iterator[Flight]:
-    """Yield everything that flew.
+    """Yield everything that took off between two times.
 
     :param payload: whether payload datagrams belong to it.
-    :param traced: lifelines of real nodes that the lines were written by.
     """
-    yield from _packets(entries, payload)
-    yield from _carried(entries)
-    yield from _Messages(entries, traced).flights()
+    for flight in (*_packets(entries, payload), *_carried(entries), *_Messages(entries).flights()):
+        if begin <= flight.points[0].time <= end:
+            yield flight
 
 
 def boxes_of(entries: Sequence[Numbered]) -> Iterator[Point]:
-    """Yield what nodes say: the ways their payload goes, and what befell connections."""
+    """Yield what nodes say: the ways their payload goes, and what befell connections.
+
+    An endpoint says what its Magicsock says; that is once enough.
+    """
+    said: set[tuple[float, str, str]] = set()
+    for point in _sayings(entries):
+        key = (point.time, point.lifeline, point.text)
+        if key not in said:
+            said.add(key)
+            yield point
+
+
+def _sayings(entries: Sequence[Numbered]) -> Iterator[Point]:
     for number, entry in entries:
         path = entry.get("path")
         if entry["kind"] == "PathChanged" and isinstance(path, dict):
@@ -192,8 +203,8 @@ class _Sight:
 class _Messages:
     """Disco messages of real nodes, each from one end or from both."""
 
-    def __init__(self, entries: Sequence[Numbered], traced: frozenset[str]) -> None:
-        self._traced = traced
+    def __init__(self, entries: Sequence[Numbered]) -> None:
+        self._traced: set[str] = set()
         self._sent: dict[str, _Sight] = {}
         self._received: dict[str, _Sight] = {}
         for number, entry in entries:
@@ -203,6 +214,7 @@ class _Messages:
             seen = self._sent if entry["kind"] == "DatagramsSent" else self._received
             for place, (message, label) in enumerate(zip(datagrams, labels, strict=True)):
                 if isinstance(message, dict):
+                    self._traced.add(str(entry["at"]))
                     nonce = str(message.get("nonce", f"{number}.{place}"))
                     seen.setdefault(nonce, _Sight(number, entry, message, label))
         self._answered = {

@@ -31,9 +31,12 @@ from iroh_proto.trace.lines import FORMAT
 from iroh_proto.trace.values import Json
 
 LIFELINE_DISTANCE: Final = 215
-"""Pixels between two lifelines."""
+"""Pixels between two lifelines, at least; as much as texts need beside an arrow."""
 
-LEFT, TOP, RIGHT, BOTTOM = 130, 70, 130, 30
+ARROWS_WIDTH: Final = 430
+"""Pixels between the first lifeline and the last, at least: for two texts side by side."""
+
+LEFT, TOP, RIGHT, BOTTOM = 170, 70, 130, 30
 """Pixels around the lifelines."""
 
 ROW_HEIGHT: Final = 17.0
@@ -41,6 +44,9 @@ ROW_HEIGHT: Final = 17.0
 
 SILENCE_LIMIT: Final = 48.0
 """Pixels at most between two things, however long the time."""
+
+SEARCH_TIME: Final = 6.0
+"""Seconds shown where no path became direct: a search, and what became of its pings within 5 s."""
 
 AFTER_TIME: Final = 0.05
 """Seconds shown after the last change of a path, unless the caller says until when."""
@@ -58,21 +64,22 @@ def draw_sequence(
     """Return a picture of the lines of a :class:`~iroh_proto.testing.timeline.Timeline`.
 
     :param begin: seconds; from the first message between nodes on unless given.
-    :param end: seconds; until shortly after the last change of a path unless given.
+    :param end: seconds; until shortly after the last change of a path unless given, but for
+        :data:`SEARCH_TIME` at least if none became direct.
     :param payload: whether to show payload datagrams, too.
     :raises DecodeError: if it is no time line.
     """
     names, entries = _parse(lines)
-    traced = _real_nodes(entries)
     begin, end = _window(entries, begin, end)
-    shown = [(n, entry) for n, entry in enumerate(entries) if begin <= time_of(entry) <= end]
-    flights = list(flights_of(shown, payload=payload, traced=traced))
-    boxes = list(boxes_of(shown))
+    numbered = list(enumerate(entries))
+    flights = list(flights_of(numbered, payload=payload, begin=begin, end=end))
+    boxes = [box for box in boxes_of(numbered) if begin <= box.time <= end]
     points = [*(point for flight in flights for point in flight.points), *boxes]
     names = list(dict.fromkeys([*names, *(point.lifeline for point in points)]))
     bottom = _lay_out(points)
-    x = {name: float(LEFT + LIFELINE_DISTANCE * index) for index, name in enumerate(names)}
-    width = LEFT + LIFELINE_DISTANCE * max(0, len(names) - 1) + RIGHT
+    distance = max(LIFELINE_DISTANCE, ARROWS_WIDTH / max(1, len(names) - 1))
+    x = {name: LEFT + distance * index for index, name in enumerate(names)}
+    width = LEFT + distance * max(0, len(names) - 1) + RIGHT
     parts = [*_lifelines(x, bottom), *_time_marks(flights, boxes, begin)]
     for flight in flights:
         parts.extend(_draw_flight(flight, x))
@@ -99,16 +106,6 @@ def _parse(lines: Iterable[str]) -> tuple[list[str], list[Json]]:
     return names, entries
 
 
-def _real_nodes(entries: Iterable[Json]) -> frozenset[str]:
-    """Return the lifelines of nodes that wrote their own lines, each message opened."""
-    return frozenset(
-        str(entry["at"])
-        for entry in entries
-        for datagram in cast("Iterable[object]", entry.get("datagrams", ()))
-        if isinstance(datagram, dict)
-    )
-
-
 def _host(place: str) -> str:
     return place.partition("/")[0]
 
@@ -119,10 +116,15 @@ def _window(entries: Sequence[Json], begin: float | None, end: float | None) -> 
         talk = filter(is_about_paths, entries)
         begin = next((time_of(entry) for entry in talk), 0.0)
     if end is None:
-        changes = [time_of(entry) for entry in entries if entry["kind"] == "PathChanged"]
-        last = max(changes, default=time_of(entries[-1]) if entries else 0.0)
-        end = last + AFTER_TIME
+        changes = [entry for entry in entries if entry["kind"] == "PathChanged"]
+        last = max(map(time_of, changes), default=time_of(entries[-1]) if entries else 0.0)
+        is_direct = any(_kind_of_path(entry) == "direct" for entry in changes)
+        end = last + AFTER_TIME if is_direct else max(last + AFTER_TIME, begin + SEARCH_TIME)
     return begin, end
+
+
+def _kind_of_path(entry: Json) -> object:
+    return cast(Json, entry.get("path", {})).get("kind")
 
 
 def _lay_out(points: list[Point]) -> float:
@@ -184,9 +186,9 @@ def _draw_flight(flight: Flight, x: dict[str, float]) -> Iterator[str]:
                     place - 5, point.y - 5 * sign, place + 5, point.y + 5 * sign, _RED, width=2
                 )
         if point.text:
-            fill = (
-                _RED if point.mark in ("cross", "unanswered") else colour if index == 0 else _FAINT
-            )
+            fill = colour if index == 0 else _FAINT
+            if point.mark in ("cross", "unanswered"):
+                fill = _RED
             anchor = "start" if side > 0 else "end"
             yield _text(place + 8 * side, point.y - 4, point.text, anchor=anchor, fill=fill)
 

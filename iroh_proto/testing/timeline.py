@@ -17,13 +17,16 @@ written down for that: they are of this network, and protect nothing.
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar, cast
+from functools import partial
+from typing import Final, TypeVar, cast
 
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
+from iroh_proto.magicsock import Magicsock
 from iroh_proto.testing.happenings import (
     DatagramsReceived,
     DatagramsSent,
@@ -37,6 +40,10 @@ from iroh_proto.trace.disco import DiscoReader
 from iroh_proto.trace.lines import FORMAT, LineWriter
 from iroh_proto.trace.tape import Recipe, Tape
 from iroh_proto.trace.values import Json, fields_of
+
+MAKE_MAGICSOCK: Final = "make_magicsock"
+"""The parameter of a machine that has QUIC on top of a Magicsock. The latter is what can be
+repeated, since packets once encrypted are inputs to it."""
 
 MachineT = TypeVar("MachineT")
 
@@ -83,7 +90,15 @@ class Timeline:
             if isinstance(value, SecretKey):
                 self._reader.add_key(value)
         recipe = cast("Recipe[MachineT]", factory)
+        if MAKE_MAGICSOCK in inspect.signature(recipe.kind).parameters:
+            make = partial(self._make_magicsock, f"{name}/magicsock")
+            return recipe.kind(**recipe.config, rng=rng, **{MAKE_MAGICSOCK: make})
         return Tape.make(recipe, rng, self._lines, name, time=self._network.now, wires=False)
+
+    def _make_magicsock(self, name: str, *, rng: random.Random, **config: object) -> Magicsock:
+        """Make the tape of what is below QUIC in an endpoint."""
+        recipe = Recipe(Magicsock, **config)
+        return Tape.make(recipe, rng, self._lines, name, time=self._network.now)
 
     def _observe(self, time: float, name: str, event: object) -> None:
         self._lines.add(time, name, type(event).__name__, fields_of(event))

@@ -110,7 +110,7 @@ class Tape:
         :param time: seconds, when it is made.
         :param epoch: seconds that the times in the lines are counted from, a whole number.
         :param conceal: whether to leave out secret keys.
-        :param wires: whether to write down events, payloads, datagrams and timers, too. A host
+        :param wires: whether to write down events, datagrams, TCP data and timers, too. A host
             that does so itself writes each line when it calls the machine, or is given it.
         :param encode_datagram: what is written of a datagram.
         :param label: says in words what a datagram is.
@@ -147,6 +147,8 @@ class Tape:
                 "handle_timer": self._handle_timer,
                 "datagrams_to_send": self._datagrams_to_send,
                 "next_event": self._next_event,
+                "receive_tcp_data": self._receive_tcp_data,
+                "tcp_data_to_send": self._tcp_data_to_send,
             }
         for name in _written_methods(type(machine)):
             plainly = self._wire if name in WIRES else self._command
@@ -226,6 +228,17 @@ class Tape:
         if deadline is not None and deadline <= now:
             self._add("TimerHandled", {"deadline": deadline - self._epoch})
             self._call("handle_timer", now=now)
+
+    def _receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
+        self._time = now
+        self._add("TcpDataReceived", {"tcp_id": tcp_id, "data": bytes(data).hex()})
+        self._call("receive_tcp_data", tcp_id, data, now=now)
+
+    def _tcp_data_to_send(self, tcp_id: int) -> bytes:
+        data = cast(bytes, self._call("tcp_data_to_send", tcp_id))
+        if data:
+            self._add("TcpDataSent", {"tcp_id": tcp_id, "data": bytes(data).hex()})
+        return data
 
     def _datagrams(self, where: str, addr: Address, batch: Sequence[bytes]) -> Json:
         fields: Json = {
