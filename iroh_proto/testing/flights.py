@@ -107,8 +107,8 @@ def _note(entry: Json) -> str:
         case "ConnectionEstablished":
             return "connected"
         case "ConnectionClosed":
-            reason = cast(Json, entry.get("reason", {}))
-            return f"closed ({reason.get('kind')})"
+            reason = entry.get("reason")
+            return f"closed ({reason.get('kind')})" if isinstance(reason, dict) else "closed"
         case _:
             return ""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from iroh_proto.errors import DecodeError
-from iroh_proto.trace.lines import FORMAT
+from iroh_proto.trace.lines import FORMAT, MALFORMED
 from iroh_proto.trace.values import Json
 
 
@@ -45,7 +45,7 @@ def _parse(lines: Iterable[str]) -> tuple[Json, list[Json]]:
             _ = float(entry["time"]), entry["kind"]
     except DecodeError:
         raise
-    except (ValueError, TypeError, LookupError) as error:
+    except MALFORMED as error:
         raise DecodeError(f"not a time line: {error!r}") from None
     return head, entries
 

@@ -45,7 +45,7 @@ from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.stun.server import StunServer
 from iroh_proto.trace.disco import DiscoReader
-from iroh_proto.trace.lines import FORMAT
+from iroh_proto.trace.lines import FORMAT, MALFORMED
 from iroh_proto.trace.tape import payloads_of
 from iroh_proto.trace.values import RESERVED, Json, decode_value, fields_of, plain
 
@@ -128,7 +128,7 @@ def replay(
                 result.inputs.setdefault(at, 0)
                 result.outputs.setdefault(at, 0)
             elif at in programs:
-                programs[at].repeat(entry)
+                _repeat(programs[at], entry)
                 (result.inputs if kind in _INPUTS else result.outputs)[at] += 1
         for at, program in programs.items():
             number, entry = number + 1, {"at": at, "time": entry["time"]}
@@ -141,9 +141,16 @@ def replay(
             recorded=_shown(deviation.recorded),
             repeated=_shown(deviation.repeated),
         )
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except MALFORMED as error:
         raise DecodeError(f"line {number} cannot be repeated: {error!r}") from error
     return result
+
+
+def _repeat(program: _Program, entry: Json) -> None:
+    try:
+        program.repeat(entry)
+    except LocalProtocolError as error:
+        raise _Deviation("no refusal", f"refused: {error}") from error
 
 
 class _Program:
@@ -330,7 +337,7 @@ def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple
         return secrets, float(head[1].get("epoch", 0.0)), entries
     except DecodeError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except MALFORMED as error:
         raise DecodeError(f"not a time line: {error!r}") from None
 
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Final, cast
+from typing import Final
 
 from iroh_proto.errors import DecodeError
 from iroh_proto.testing.flights import (
@@ -27,7 +27,7 @@ from iroh_proto.testing.flights import (
     is_about_paths,
     time_of,
 )
-from iroh_proto.trace.lines import FORMAT
+from iroh_proto.trace.lines import FORMAT, MALFORMED
 from iroh_proto.trace.values import Json
 
 LIFELINE_DISTANCE: Final = 215
@@ -70,7 +70,15 @@ def draw_sequence(
     :raises DecodeError: if it is no time line.
     """
     names, entries = _parse(lines)
-    begin, end = _window(entries, begin, end)
+    try:
+        return _draw(names, entries, *_window(entries, begin, end), payload)
+    except MALFORMED as error:
+        raise DecodeError(f"not a time line: {error!r}") from None
+
+
+def _draw(
+    names: Sequence[str], entries: Sequence[Json], begin: float, end: float, payload: bool
+) -> str:
     numbered = list(enumerate(entries))
     flights = list(flights_of(numbered, payload=payload, begin=begin, end=end))
     boxes = [box for box in boxes_of(numbered) if begin <= box.time <= end]
@@ -97,11 +105,13 @@ def _parse(lines: Iterable[str]) -> tuple[list[str], list[Json]]:
         names = [str(name) for name in head["lifelines"]]
         for entry in entries:
             entry["time"], entry["at"] = float(entry["time"]), _host(str(entry["at"]))
+            if not math.isfinite(entry["time"]):
+                raise DecodeError(f"nothing happens at {entry['time']}")
             if not isinstance(entry["kind"], str) or entry["at"] not in names:
                 raise DecodeError(f"a line without a kind, or of an unknown place: {entry['at']}")
     except DecodeError:
         raise
-    except (ValueError, TypeError, LookupError) as error:
+    except MALFORMED as error:
         raise DecodeError(f"not a time line: {error!r}") from None
     return names, entries
 
@@ -124,7 +134,8 @@ def _window(entries: Sequence[Json], begin: float | None, end: float | None) -> 
 
 
 def _kind_of_path(entry: Json) -> object:
-    return cast(Json, entry.get("path", {})).get("kind")
+    path = entry.get("path")
+    return path.get("kind") if isinstance(path, dict) else None
 
 
 def _lay_out(points: list[Point]) -> float:

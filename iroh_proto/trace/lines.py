@@ -25,6 +25,17 @@ from iroh_proto.trace.values import Json
 
 FORMAT: Final = "iroh-timeline/1"
 
+MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What comes of reading lines that nobody has written; of giving them to machines, too, which trust
+their hosts."""
+
 
 class LineWriter:
     """Gives each line to ``write`` once nothing can be added to it any more."""

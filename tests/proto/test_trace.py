@@ -76,15 +76,15 @@ def test_of_an_unknown_value_only_the_class_is_written() -> None:
 
 
 def test_a_recorded_source_of_chance_gives_and_notes_what_its_source_gives() -> None:
+    def draw(rng: random.Random) -> list[object]:
+        draws = [rng.randbytes(12), rng.uniform(1, 2), rng.choice("abc"), rng.random()]
+        return [*draws, rng.randrange(7), rng.sample(range(9), 3)]
+
     drawn: list[object] = []
-    recorded, source = RecordedRandom(random.Random(3), drawn), random.Random(3)
-    for rng in (recorded, source):
-        results = (rng.randbytes(12), rng.uniform(1, 2), rng.choice("abc"), rng.random())
-        results += (rng.randrange(7), rng.sample(range(9), 3))  # type: ignore[assignment]
-        if rng is recorded:
-            first = results
-    assert first == results
-    assert drawn[0] == [96, f"{int.from_bytes(first[0], 'little'):x}"]
+    given = draw(RecordedRandom(random.Random(3), drawn))
+    assert given == draw(random.Random(3))
+    number = int.from_bytes(random.Random(3).randbytes(12), "little")
+    assert drawn[0] == [96, f"{number:x}"]
     assert isinstance(drawn[1], float)
 
 
