@@ -7,7 +7,8 @@ argument is an object with one member, whose name begins with ``$``::
     {"$node": "3b6a…"}                {"$url": "https://derp.example/"}
     {"$derp": [url, node]}            {"$secret": "9d61…"}
     {"$node_addr": [node, url or null, [address, …]]}
-    {"$derp_map": [{"url": …, "stun_port": …, "dialect": …}, …]}
+    {"$derp_map": [fields of a DerpNode, …]}
+    {"$address_server": fields of an AddressServer}
 
 ``{"$secret_of": "3b6a…"}`` stands for the secret key of a node, which is not told.
 """
@@ -22,6 +23,7 @@ from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap, DerpNode
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.paths.own_address_events import AddressServer
 
 Json: TypeAlias = dict[str, object]
 
@@ -105,17 +107,6 @@ def _decode_derp_address(value: object) -> DerpAddress:
     return DerpAddress(DerpUrl.from_str(url), NodeId.from_str(node_id))
 
 
-def _encode_derp_map(derp_map: DerpMap) -> object:
-    return [
-        {field.name: plain(getattr(node, field.name)) for field in dataclasses.fields(node)}
-        for node in derp_map
-    ]
-
-
-def _decode_derp_map(value: object) -> DerpMap:
-    return DerpMap(DerpNode(**node) for node in cast("list[dict[str, str]]", value))  # type: ignore[arg-type]
-
-
 # In this order: a node id is bytes, too, and addresses are tuples.
 _ENCODERS: Final[Mapping[type, tuple[str, Callable[..., object]]]] = {
     NodeId: ("$node", str),
@@ -123,7 +114,8 @@ _ENCODERS: Final[Mapping[type, tuple[str, Callable[..., object]]]] = {
     DerpAddress: ("$derp", lambda addr: [str(addr.url), str(addr.node_id)]),
     DerpUrl: ("$url", str),
     NodeAddr: ("$node_addr", _encode_node_addr),
-    DerpMap: ("$derp_map", _encode_derp_map),
+    DerpMap: ("$derp_map", lambda derp_map: [_fields(node) for node in derp_map]),
+    AddressServer: ("$address_server", lambda server: _fields(server)),
     SecretKey: ("$secret", lambda secret: secret.to_bytes().hex()),
     bytes: ("$bytes", bytes.hex),
 }
@@ -134,7 +126,8 @@ _DECODERS: Final[Mapping[str, Callable[..., object]]] = {
     "$derp": _decode_derp_address,
     "$url": DerpUrl.from_str,
     "$node_addr": _decode_node_addr,
-    "$derp_map": _decode_derp_map,
+    "$derp_map": lambda nodes: DerpMap(DerpNode(**node) for node in nodes),
+    "$address_server": lambda fields: AddressServer(**fields),
     "$secret": lambda text: SecretKey(bytes.fromhex(text)),
     "$bytes": bytes.fromhex,
 }

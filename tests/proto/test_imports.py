@@ -85,10 +85,10 @@ FOUNDATION = {
     "node_record",
     "openssh",
 }
-TRACE = {"trace"}  # above the protocols, of which it says in words what is on the wire
 FAMILIES = {"stun", "disco", "derp", "portmap", "discovery", "identity"}
 ABOVE_FAMILIES = {"paths", "netcheck"}
 TOP = {"magicsock"}
+TRACE = {"trace"}  # it writes down what passes between the machines below, and their hosts
 
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),

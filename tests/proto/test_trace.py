@@ -15,6 +15,7 @@ from iroh_proto.disco.message import Ping
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.magicsock import Magicsock
+from iroh_proto.paths.own_address_events import AddressServer
 from iroh_proto.stun.probe import StunProbe
 from iroh_proto.testing.strategies import node_ids, udp_addresses
 from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
@@ -51,9 +52,10 @@ def test_a_value_is_read_back_from_its_json(value: object) -> None:
 
 def test_a_map_and_a_key_are_read_back() -> None:
     derp_map = DerpMap([DerpNode(URL, stun_port=None), DerpNode("http://x/", 1, "v3")])
-    secret = SecretKey(bytes(range(32)))
+    secret, server = SecretKey(bytes(range(32))), AddressServer(host="x", stun_port=1)
     assert decode_value(json.loads(json.dumps(encode_value(derp_map)))) == derp_map
     assert decode_value(encode_value(secret)) == secret
+    assert decode_value(encode_value(server)) == server
 
 
 @pytest.mark.parametrize(
