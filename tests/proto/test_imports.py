@@ -94,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **{part: FOUNDATION | {part} for part in FAMILIES},
     **{part: FOUNDATION | FAMILIES | {part} for part in ABOVE_FAMILIES},
-    **dict.fromkeys(TRACE, FOUNDATION | FAMILIES | TRACE),
+    **dict.fromkeys(TRACE, FOUNDATION | FAMILIES | ABOVE_FAMILIES | TRACE),
     **dict.fromkeys(TOP, FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP),
     "__init__": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP,
     "testing": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP | TRACE | {"testing"},
