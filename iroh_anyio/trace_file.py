@@ -32,7 +32,7 @@ PRIVATE_MODE: Final = 0o600
 whom, and from where: its owner may give it to others."""
 
 TRACE_LIMIT: Final = 256 * 1024 * 1024
-"""Bytes after which no more is written: days of an idle endpoint, or some 100 GB transferred."""
+"""Bytes after which no more is written: a week of an idle peer, or some 20 GB transferred."""
 
 TOLD_EVENTS: Final = frozenset(
     {

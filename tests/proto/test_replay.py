@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import ConnectionEstablished
@@ -21,10 +24,12 @@ from iroh_proto.magicsock import Magicsock
 from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.state import NodeState
 from iroh_proto.stun.server import StunServer
+from iroh_proto.testing.merging import merge
 from iroh_proto.testing.nat import PORT_RESTRICTED, SYMMETRIC
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.network import Host, Network, Program
 from iroh_proto.testing.replay import replay
+from iroh_proto.testing.sequence import draw_sequence
 from iroh_proto.testing.timeline import Timeline
 from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe
@@ -409,6 +414,32 @@ MADE = json.dumps(
 def test_what_is_no_time_line_is_refused(lines: list[str]) -> None:
     with pytest.raises(DecodeError):
         replay(lines)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+@cache
+def of_one_node() -> tuple[str, ...]:
+    peers = Peers()
+    peers.meet()
+    return tuple(peers.lines)
+
+
+@given(st.data(), JSON)
+def test_no_line_does_more_than_be_refused(data: st.DataObject, value: object) -> None:
+    lines = list(of_one_node())
+    place = data.draw(st.integers(0, len(lines) - 1))
+    entry = json.loads(lines[place])
+    entry[data.draw(st.sampled_from(sorted(entry)))] = value
+    lines[place] = json.dumps(entry)
+    for read in (replay, draw_sequence, lambda lines: merge([lines, lines])):
+        with contextlib.suppress(DecodeError):
+            read(lines)
 
 
 def test_an_opened_datagram_needs_the_node_that_opened_it() -> None:
