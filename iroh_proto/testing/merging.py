@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from iroh_proto.errors import DecodeError
-from iroh_proto.trace.lines import FORMAT, MALFORMED
+from iroh_proto.trace.lines import FORMAT, read_lines
 from iroh_proto.trace.values import Json
 
 
@@ -24,30 +23,17 @@ def merge(timelines: Sequence[Iterable[str]]) -> list[str]:
 
     :raises DecodeError: if one is no time line.
     """
-    parsed = [_parse(lines) for lines in timelines]
     names: list[object] = []
     entries: list[Json] = []
-    for head, own in parsed:
+    for lines in timelines:
+        head, numbered = read_lines(lines)
+        own = [entry for _, entry in numbered]
         offset = _offset(entries, own)
         entries += [{**entry, "time": _time(entry) - offset} for entry in own]
         names += cast("list[object]", head["lifelines"])
     entries.sort(key=_time)
     head = {"format": FORMAT, "lifelines": list(dict.fromkeys(names))}
     return [json.dumps(line) for line in (head, *entries)]
-
-
-def _parse(lines: Iterable[str]) -> tuple[Json, list[Json]]:
-    try:
-        head, *entries = [json.loads(line) for line in lines if line.strip()]
-        if head["format"] != FORMAT or not isinstance(head["lifelines"], list):
-            raise DecodeError(f"not {FORMAT}: {head['format']}")
-        for entry in entries:
-            _ = float(entry["time"]), entry["kind"]
-    except DecodeError:
-        raise
-    except MALFORMED as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
-    return head, entries
 
 
 def _offset(there: Sequence[Json], here: Sequence[Json]) -> float:
@@ -59,21 +45,21 @@ def _offset(there: Sequence[Json], here: Sequence[Json]) -> float:
     return (inwards - outwards) / 2
 
 
-def _fastest(sent: dict[object, float], received: dict[object, float]) -> float | None:
+def _fastest(sent: dict[str, float], received: dict[str, float]) -> float | None:
     return min((received[key] - sent[key] for key in sent.keys() & received.keys()), default=None)
 
 
-def _times(entries: Iterable[Json], kind: str) -> dict[object, float]:
+def _times(entries: Iterable[Json], kind: str) -> dict[str, float]:
     """Return by its nonce when each opened message was sent or received first."""
-    times: dict[object, float] = {}
+    times: dict[str, float] = {}
     for entry in entries:
         datagrams = entry.get("datagrams")
         if entry["kind"] == kind and isinstance(datagrams, list):
             for message in datagrams:
                 if isinstance(message, dict) and "nonce" in message:
-                    times.setdefault(message["nonce"], _time(entry))
+                    times.setdefault(str(message["nonce"]), _time(entry))
     return times
 
 
 def _time(entry: Json) -> float:
-    return float(cast(float, entry["time"]))
+    return cast(float, entry["time"])

@@ -27,6 +27,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import random
 import re
 from collections import deque
@@ -45,7 +46,7 @@ from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.stun.server import StunServer
 from iroh_proto.trace.disco import DiscoReader
-from iroh_proto.trace.lines import FORMAT, MALFORMED
+from iroh_proto.trace.lines import MALFORMED, read_lines
 from iroh_proto.trace.tape import payloads_of
 from iroh_proto.trace.values import RESERVED, Json, decode_value, fields_of, plain
 
@@ -111,11 +112,11 @@ def replay(
     :raises DecodeError: if it is no time line.
     """
     secrets, epoch, entries = _read(lines)
-    drawn = _draws(entries)
     result = Replay()
     programs: dict[str, _Program] = {}
     number, entry = 1, Json()
     try:
+        drawn = _draws(entries)
         for number, entry in entries:  # noqa: B007 - it says where it stopped
             at, kind = str(entry["at"]), entry["kind"]
             if kind == "MachineMade":
@@ -324,21 +325,11 @@ def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple
         secret_key = SecretKey(hashlib.blake2b(node_id.encode(), digest_size=32).digest())
         text = text.replace(node_id, str(secret_key.public))
         secrets[str(secret_key.public)] = secret_key
-    try:
-        head, *entries = [
-            (number, json.loads(line))
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
-        if head[1]["format"] != FORMAT:
-            raise DecodeError(f"not {FORMAT}: {head[1]['format']}")
-        for _, entry in entries:
-            _ = float(entry["time"]), entry["at"], entry["kind"]
-        return secrets, float(head[1].get("epoch", 0.0)), entries
-    except DecodeError:
-        raise
-    except MALFORMED as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
+    head, entries = read_lines(text.split("\n"))
+    epoch = head.get("epoch", 0.0)
+    if not isinstance(epoch, int | float) or not math.isfinite(epoch):
+        raise DecodeError(f"no epoch: {epoch!r}")
+    return secrets, epoch, entries
 
 
 def _draws(entries: Iterable[tuple[int, Json]]) -> dict[str, deque[object]]:
@@ -366,7 +357,7 @@ def _list(entry: Json, name: str) -> list[object]:
 
 
 def _time(entry: Json) -> float:
-    return float(cast(float, entry["time"]))
+    return cast(float, entry["time"])
 
 
 def _address(value: object) -> Address:

@@ -11,12 +11,11 @@ dotted all along may not have arrived; a red ping is one that was never answered
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 from iroh_proto.errors import DecodeError
 from iroh_proto.testing.flights import (
@@ -27,7 +26,7 @@ from iroh_proto.testing.flights import (
     is_about_paths,
     time_of,
 )
-from iroh_proto.trace.lines import FORMAT, MALFORMED
+from iroh_proto.trace.lines import MALFORMED, read_lines
 from iroh_proto.trace.values import Json
 
 LIFELINE_DISTANCE: Final = 215
@@ -69,7 +68,11 @@ def draw_sequence(
     :param payload: whether to show payload datagrams, too.
     :raises DecodeError: if it is no time line.
     """
-    names, entries = _parse(lines)
+    head, numbered = read_lines(lines)
+    names = cast("list[str]", head["lifelines"])
+    entries = [{**entry, "at": _host(str(entry["at"]))} for _, entry in numbered]
+    if unknown := {entry["at"] for entry in entries}.difference(names):
+        raise DecodeError(f"no lifeline for {unknown}")
     try:
         return _draw(names, entries, *_window(entries, begin, end), payload)
     except MALFORMED as error:
@@ -94,26 +97,6 @@ def _draw(
     for box in boxes:
         parts.extend(_draw_box(box, x[box.lifeline]))
     return _document(width, bottom + BOTTOM, parts)
-
-
-def _parse(lines: Iterable[str]) -> tuple[list[str], list[Json]]:
-    try:
-        values = [json.loads(line) for line in lines if line.strip()]
-        head, *entries = values
-        if head["format"] != FORMAT:
-            raise DecodeError(f"not {FORMAT}: {head['format']}")
-        names = [str(name) for name in head["lifelines"]]
-        for entry in entries:
-            entry["time"], entry["at"] = float(entry["time"]), _host(str(entry["at"]))
-            if not math.isfinite(entry["time"]):
-                raise DecodeError(f"nothing happens at {entry['time']}")
-            if not isinstance(entry["kind"], str) or entry["at"] not in names:
-                raise DecodeError(f"a line without a kind, or of an unknown place: {entry['at']}")
-    except DecodeError:
-        raise
-    except MALFORMED as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
-    return names, entries
 
 
 def _host(place: str) -> str:

@@ -6,7 +6,8 @@ inside, with a ``key`` that is the same where it is sent and where it arrives.
 
 A program made by a :class:`~iroh_proto.trace.tape.Recipe` after the time line was begun can be
 repeated from the lines (:mod:`iroh_proto.testing.replay`). The secret keys in its recipe are
-written down for that: they are of this network, and protect nothing.
+written down for that, as are tokens for DERP servers: they are of this network, and protect
+nothing.
 
 ::
 

@@ -18,9 +18,12 @@ Kinds beside the events, and the names of their fields: ``MachineMade`` (machine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, cast
 
+from iroh_proto.errors import DecodeError
 from iroh_proto.trace.values import Json
 
 FORMAT: Final = "iroh-timeline/1"
@@ -35,6 +38,32 @@ MALFORMED: Final = (
 )
 """What comes of reading lines that nobody has written; of giving them to machines, too, which trust
 their hosts."""
+
+
+def read_lines(lines: Iterable[str]) -> tuple[Json, list[tuple[int, Json]]]:
+    """Return the first line, and the others with their numbers, the first being 1.
+
+    :raises DecodeError: if that is no time line. What its lines say beyond time, place and kind is
+        not looked at.
+    """
+    try:
+        parsed = [(n, json.loads(line)) for n, line in enumerate(lines, start=1) if line.strip()]
+        (_, head), *entries = parsed
+        if head["format"] != FORMAT:
+            raise DecodeError(f"not {FORMAT}: {head['format']}")
+        if not all(isinstance(name, str) for name in [*head["lifelines"]]):
+            raise DecodeError("a lifeline is a name")
+        for number, entry in entries:
+            entry["time"] = float(entry["time"])
+            if not math.isfinite(entry["time"]):
+                raise DecodeError(f"line {number}: nothing happens at {entry['time']}")
+            if not isinstance(entry["at"], str) or not isinstance(entry["kind"], str):
+                raise DecodeError(f"line {number} has no place or no kind")
+    except DecodeError:
+        raise
+    except MALFORMED as error:
+        raise DecodeError(f"not a time line: {error!r}") from None
+    return head, entries
 
 
 class LineWriter:

@@ -25,6 +25,7 @@ from tests.anyio.nodes import ALPN, LIMIT, addr_of, bind, two_nodes
 
 pytestmark = pytest.mark.anyio
 
+TOKEN = "shown-to-the-server-alone"
 TOLD = b"what the one node tells the other"
 
 
@@ -32,7 +33,7 @@ TOLD = b"what the one node tells the other"
 async def derp_map() -> AsyncIterator[DerpMap]:
     """Run a DERP server on loopback, and yield the map that has it."""
     async with await Derper.bind(port=0, stun_port=0) as derper:
-        yield DerpMap([DerpNode(derper.url, stun_port=derper.stun_port)])
+        yield DerpMap([DerpNode(derper.url, derper.stun_port, token=TOKEN)])
 
 
 async def talk(first: MagicEndpoint, second: MagicEndpoint, addr: NodeAddr) -> None:
@@ -111,8 +112,8 @@ async def test_neither_keys_nor_data_are_in_a_time_line(tmp_path: Path) -> None:
         for key in keys:
             assert key.to_bytes().hex() not in text
             assert str(key.public) in text
-        assert TOLD.hex() not in text
-        assert TOLD.decode() not in text
+        for hidden in (TOLD.decode(), TOLD.hex(), TOKEN, TOKEN.encode().hex()):
+            assert hidden not in text
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 

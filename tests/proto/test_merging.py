@@ -121,7 +121,16 @@ def test_notes_tell_what_befell_connections() -> None:
         assert f">{text}<" in picture
 
 
-@pytest.mark.parametrize("wrong", [[], ["x"], ["{}"], ['{"format": "other", "lifelines": []}']])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        ["x"],
+        ["{}"],
+        ['{"format": "other", "lifelines": []}'],
+        [json.dumps({"format": FORMAT, "lifelines": [[]]})],
+    ],
+)
 def test_what_is_no_time_line_is_refused(wrong: list[str]) -> None:
     with pytest.raises(DecodeError):
         merge([OF_ALICE, wrong])
