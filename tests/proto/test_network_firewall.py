@@ -284,9 +284,10 @@ def test_nodes_with_ipv6_alone_find_their_home_and_each_other() -> None:
         for name in ("a", "b")
     ]
     world.settle(*apps)
-    apps[0].learn(apps[1], derp=True)
-    world.chat(*apps, 8.0)
-    assert apps[0].kind(apps[1]) == apps[1].kind(apps[0]) == "direct"
+    alice, bob = apps
+    alice.learn(bob, derp=True)
+    world.chat(alice, bob, 8.0)
+    assert alice.kind(bob) == bob.kind(alice) == "direct"
 
 
 # Nodes behind firewalls
@@ -344,15 +345,15 @@ def test_a_portal_answers_for_everybody_until_left() -> None:
     for number, host in enumerate((SERVER_IP, "far.example"), start=1):
         ask(number, host)
         assert told(guest, "dns")[-1][1] == (number, portal.host.ips)
-        answers = dict(result for _, result in told(guest, "complete"))
-        assert answers[10 * number] is None
-        assert answers[10 * number + 1] == "connection refused"
+        answers = [result for _, result in told(guest, "complete")]
+        assert (10 * number, None) in answers
+        assert (10 * number + 1, "connection refused") in answers
         page = told(guest, "data")[-1][1][1]
         assert isinstance(page, bytes)
         assert page.startswith(b"HTTP/1.1 302 Found\r\nLocation: http://wifi.example/\r\n")
         assert len(told(guest, "eof")) == number
     assert portal.machine.answered == 2
-    assert told(server, "accepted") == heard(server) == []
+    assert server.events == []
     cafe.leave_portal()
     ask(3, "far.example")
     assert told(guest, "dns")[-1][1] == (3, [SERVER_IP])
