@@ -118,6 +118,7 @@ class Host:
         begin: Callable[[MachineT, Sequence[UdpAddress], float], None] | None = None,
         on_event: Callable[[object], None] | None = None,
         on_payload: Callable[[object], None] | None = None,
+        keeps: bool = True,
     ) -> Program[MachineT]:
         """Make a machine and run it here.
 
@@ -128,6 +129,7 @@ class Host:
         :param begin: called with the machine, the bound addresses and the time.
         :param on_event: called with each event; may give the machine commands.
         :param on_payload: called with each item of ``received_payloads``.
+        :param keeps: whether the program's ``events`` and ``payloads`` keep what came out.
         :raises LocalProtocolError: if a port is taken.
         """
         sockets = [self._bind(addr) for addr in udp]
@@ -142,6 +144,7 @@ class Host:
             begin=begin,
             on_event=on_event,
             on_payload=on_payload,
+            keeps=keeps,
         )
         self.programs.append(cast(AnyProgram, program))
         program.start()

@@ -52,8 +52,10 @@ class Program(Hosted[MachineT]):
         begin: Callable[[MachineT, Sequence[UdpAddress], float], None] | None,
         on_event: Callable[[object], None] | None,
         on_payload: Callable[[object], None] | None,
+        keeps: bool,
     ) -> None:
         super().__init__(host.fabric.clock, cast(MachineT, None), on_event=on_event)
+        self.keeps = keeps
         self.host = host
         self.name = name
         self.sockets = sockets

@@ -53,11 +53,11 @@ class Router:
         self._upstream = upstream
         self._translated: Attachment | None = None
         self._routed: list[Attachment] = []
+        lan_link = Link(fabric.chance())
         self.nat: Nat | None = None
         if kind is not None:
             self._translated = upstream.attach(self, ip, self.link)
             self.nat = Nat(kind, ip=self._translated.ip, rng=fabric.chance())
-        lan_link = Link(fabric.chance())
         addresses = [self.inside.free_ip(subnet) for subnet in self.inside.subnets]
         self._lan, *_ = [self.inside.attach(self, address, lan_link) for address in addresses]
         self.inside.gateway = self._lan

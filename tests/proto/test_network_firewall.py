@@ -272,7 +272,6 @@ def test_nodes_with_ipv6_alone_find_their_home_and_each_other() -> None:
     world = MagicWorld()
     world.network.set_name(URL.host, [DERP_IP, "2001:db8:ff::1"])
     world.derp_host.attach(world.network.internet, "2001:db8:ff::1")
-    world.derp_host.programs[1].sockets = [UdpAddress("::", 3478)]
     apps = [
         world.app(
             name,
