@@ -13,6 +13,7 @@
         serve=bytes.upper,
     )
     connection = alice.connect(NodeAddr(bob.node_id, derp_url=derper.url), alpn=b"shout/0")
+    network.run_until(lambda: alice.is_established(connection), limit=5.0)
     stream = alice.send(connection, b"hello")
     network.run_until(lambda: (connection, stream) in alice.ended, limit=5.0)
     assert alice.received[connection, stream] == b"HELLO"

@@ -77,6 +77,7 @@ class SimulatedEndpoint:
         self._opened: set[StreamKey] = set()
         self._reasons: dict[int, CloseReason] = {}
         self._established: dict[int, ConnectionEstablished] = {}
+        self._on_established: dict[int, Callable[[int], None]] = {}
         self._serve = serve
         self._on_event = on_event
         self._keeps = keeps
@@ -146,14 +147,31 @@ class SimulatedEndpoint:
         """Give the machine a command: ``give(lambda machine, now: machine.close(now=now))``."""
         return self.program.give(command)
 
-    def connect(self, addr: NodeAddr, *, alpn: bytes) -> int:
-        """Dial a node and return the connection's number."""
-        return self.give(lambda machine, now: machine.connect(addr, alpn=alpn, now=now))
+    def connect(
+        self,
+        addr: NodeAddr,
+        *,
+        alpn: bytes,
+        on_established: Callable[[int], None] | None = None,
+    ) -> int:
+        """Dial a node and return the connection's number.
+
+        :param on_established: called with that number when the handshake was completed.
+        """
+
+        def dial(machine: EndpointMachine, now: float) -> int:
+            number = machine.connect(addr, alpn=alpn, now=now)
+            if on_established is not None:
+                self._on_established[number] = on_established
+            return number
+
+        return self.give(dial)
 
     def send(self, connection: int, data: bytes) -> int:
         """Send bytes on a stream of its own, and its end, as fast as there is room for them.
 
         :return: the id of the stream, on which the peer may answer.
+        :raises LocalProtocolError: if the connection is not established, or over.
         """
 
         def begin(machine: EndpointMachine, now: float) -> int:
@@ -180,6 +198,7 @@ class SimulatedEndpoint:
         for known in (self.ended, self._opened):
             known.clear()
         self._established.clear()
+        self._on_established.clear()
         machine.start(bound, now=now)
 
     def _take(self, event: object) -> None:
@@ -196,6 +215,9 @@ class SimulatedEndpoint:
                 self.datagrams.setdefault(event.connection, []).append(event.data)
             case ConnectionEstablished():
                 self._established[event.connection] = event
+                call = self._on_established.pop(event.connection, None)
+                if call is not None:
+                    call(event.connection)
             case ConnectionClosed():
                 self._reasons[event.connection] = event.reason
                 self._forget(event.connection)
@@ -221,6 +243,7 @@ class SimulatedEndpoint:
 
     def _forget(self, connection: int) -> None:
         """Drop what was not sent on a connection, and what nobody wants to look at."""
+        self._on_established.pop(connection, None)
         for key in [key for key in self._unsent if key[0] == connection]:
             del self._unsent[key]
         if self._keeps:

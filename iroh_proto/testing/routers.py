@@ -239,20 +239,19 @@ class Route:
     @property
     def is_up(self) -> bool:
         """Whether bytes get through now."""
-        return (
-            self.stands
-            and all(link.is_up for link in self.links())
-            and all(
-                crossing.router.permits_tcp(self.port)
-                for crossing in self.crossings
-                if crossing.is_outward
-            )
+        if not (self.stands and self.client.link.is_up and self.server.link.is_up):
+            return False
+        return all(
+            crossing.router.link.is_up
+            and (crossing.router.permits_tcp(self.port) or not crossing.is_outward)
+            for crossing in self.crossings
         )
 
     @property
     def stands(self) -> bool:
         """Whether both ends have their addresses still, and the routers know the connection."""
-        ends_stand = all(end.segment.reaches(end) for end in (self.client, self.server))
+        client, server = self.client, self.server
+        ends_stand = client.segment.reaches(client) and server.segment.reaches(server)
         return ends_stand and all(
             crossing.router.boots == crossing.boots for crossing in self.crossings
         )
