@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 
 import click
-import psutil
+import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
