@@ -1,4 +1,4 @@
-"""A simulated network in virtual time: hosts, NATs, links, DNS, TCP, and mishaps.
+"""A simulated network in virtual time: hosts, links, routers, DNS, TCP, and mishaps.
 
 ::
 
@@ -12,6 +12,11 @@
         begin=lambda machine, bound, now: machine.start(bound, now=now),
     )
     network.run_until(lambda: program.machine.home_derp is not None, limit=10)
+
+Links have latency, loss, an MTU and a bandwidth (:mod:`iroh_proto.testing.links`); routers are
+NATs, firewalls and captive portals (:mod:`iroh_proto.testing.routers`), one behind another if
+wanted; hosts have any number of interfaces, IPv4 and IPv6, and may move, sleep and lose power
+(:class:`~iroh_proto.testing.hosts.Host`).
 
 Any machine runs here: what a host owes to it is found by its methods and the names of its events.
 The same seed and program give the same run, to the last datagram. Only what has something to do
