@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from iroh_proto.paths.candidate import ACTIVE_TIME
 from iroh_proto.paths.finder import HEARTBEAT_INTERVAL
 from iroh_proto.paths.heartbeat import Heartbeat
-from iroh_proto.paths.state import ACTIVE_TIME
 from tests.proto.magic_world import MagicWorld
+
+
+def deadlines(heartbeat: Heartbeat, *times: float) -> list[float | None]:
+    """Have it go on at some times, and return the deadline after each."""
+    found = []
+    for now in times:
+        heartbeat.go_on(now)
+        found.append(heartbeat.deadline)
+    return found
 
 
 def test_it_rests_until_somebody_is_there_and_keeps_its_rhythm() -> None:
     heartbeat = Heartbeat(5.0)
-    heartbeat.go_on(1.0)
-    assert heartbeat.deadline is None, "not started"
+    heartbeat.go_on(1.0)  # not started
+    assert deadlines(heartbeat, 1.0) == [None]
     heartbeat.start(2.0)
-    assert heartbeat.deadline is None
     assert not heartbeat.expire(100.0)
-    heartbeat.go_on(3.0)
-    assert heartbeat.deadline == 7.0
-    heartbeat.go_on(4.0)
-    assert heartbeat.deadline == 7.0
+    assert deadlines(heartbeat, 3.0, 4.0) == [7.0, 7.0]
     assert not heartbeat.expire(6.9)
     assert heartbeat.expire(7.0)
-    assert heartbeat.deadline == 12.0
+    assert deadlines(heartbeat, 7.0) == [12.0]
 
 
 def test_beats_that_fell_into_a_rest_are_not_made_up_for() -> None:
@@ -30,14 +35,11 @@ def test_beats_that_fell_into_a_rest_are_not_made_up_for() -> None:
     heartbeat.go_on(0.0)
     heartbeat.rest()
     assert heartbeat.deadline is None
-    heartbeat.go_on(5.0)
-    assert heartbeat.deadline == 10.0, "due now means the next one"
+    assert deadlines(heartbeat, 5.0) == [10.0], "due now means the next one"
     heartbeat.rest()
-    heartbeat.go_on(3601.0)
-    assert heartbeat.deadline == 3605.0
+    assert deadlines(heartbeat, 3601.0) == [3605.0]
     heartbeat.stop()
-    heartbeat.go_on(3602.0)
-    assert heartbeat.deadline is None
+    assert deadlines(heartbeat, 3602.0) == [None]
 
 
 def test_a_late_timer_moves_the_rhythm() -> None:

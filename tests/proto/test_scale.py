@@ -6,23 +6,23 @@ import pytest
 
 from iroh_anyio.testing.scale import ScaleRun
 
-SIZES = {"nodes": 30, "derpers": 3, "pairs": 4}
+SIZES = {"nodes": 16, "derpers": 3, "pairs": 3}
 
 
 def test_everybody_has_a_home_and_every_talk_its_answer() -> None:
     progress: list[float] = []
-    report = ScaleRun(**SIZES, seed=1).run(hours=0.2, on_progress=progress.append)
-    assert (report.nodes, report.derpers, report.pairs, report.idle_nodes) == (30, 3, 4, 22)
-    assert report.seconds == pytest.approx(720)
-    assert report.at_home == 30
-    assert report.talks >= 4 * 720 / 300 - 4
+    report = ScaleRun(**SIZES, seed=1).run(hours=0.1, on_progress=progress.append)
+    assert (report.nodes, report.derpers, report.pairs, report.idle_nodes) == (16, 3, 3, 10)
+    assert report.seconds == pytest.approx(360)
+    assert report.at_home == 16
+    assert report.talks >= 3, "each pair talks every 300 s at least"
     assert report.answered == report.became_direct == report.talks
     assert len(progress) == 100
     assert progress[-1] == 1.0
 
 
 def test_an_idle_endpoint_does_next_to_nothing() -> None:
-    run = ScaleRun(nodes=20, derpers=2, pairs=0, seed=2)
+    run = ScaleRun(nodes=10, derpers=2, pairs=0, seed=2)
     report = run.run(hours=0.25)
     # A STUN request every 20 to 26 s. A ping to the home every 15 s without a word from it, and
     # each a timer; then answers, and names to be looked up.
@@ -35,7 +35,7 @@ def test_an_idle_endpoint_does_next_to_nothing() -> None:
 
 
 def test_a_seed_gives_the_same_run() -> None:
-    first, second = (ScaleRun(**SIZES, seed=5).run(hours=0.05) for _ in range(2))
+    first, second = (ScaleRun(**SIZES, seed=5).run(hours=0.04) for _ in range(2))
     assert first == second
 
 
