@@ -184,7 +184,7 @@ class Host:
 
     def sleep(self) -> None:
         """Freeze: nothing comes in, nothing goes out, no timer is due. Time passes all the same."""
-        self.is_asleep = True
+        self.is_asleep = self.is_up
         for program in self.programs:
             program.disarm()
 

@@ -63,6 +63,7 @@ class TcpEnd:
         self._route = route
         self._is_client = is_client
         self._waiting: deque[bytes | None] = deque()
+        self.not_before = not_before
         self._last_arrival = not_before
         self._attempts_since: float | None = None
         self._pause = RETRANSMISSION_TIME
@@ -263,10 +264,10 @@ class TcpSegment(Chunk):
 
     def _cross(self) -> None:
         """Enter the next link."""
-        if not self._lanes:
-            self.arrive()
-            return
         clock = self.sender.clock
+        if not self._lanes:
+            clock.call_at(self.sender.not_before, self.arrive)
+            return
         link, lane = self._lanes.popleft()
         queued = link.queue(self.size, lane, clock.now) if link.is_up else None
         if queued is None:

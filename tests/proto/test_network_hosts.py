@@ -165,6 +165,7 @@ def test_power_comes_back_to_a_host_awake() -> None:
     near, _ = two(network)
     near.host.sleep()
     near.host.cut_power()
+    near.host.sleep()  # too late
     near.host.wake()
     assert told(near, "resumed") == []
     near.host.boot()
