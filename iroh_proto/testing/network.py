@@ -131,7 +131,9 @@ class Network(Fabric):
         if subnet is None:
             base = FIRST_LAN.network_address + 256 * (len(self.routers) + 1)
             subnet = f"{base}/24"
-        return self._add_router(
+        self._expect_new_router(name)
+        router = self.routers[name] = Router(
+            self,
             name,
             kind=kind,
             ip=ip,
@@ -140,6 +142,7 @@ class Network(Fabric):
             upstream=upstream or self.internet,
             latency=latency,
         )
+        return router
 
     def add_firewall(
         self,
@@ -156,13 +159,16 @@ class Network(Fabric):
         """
         if not subnets:
             raise LocalProtocolError(f"say which addresses there are behind {name}")
-        return self._add_router(
+        self._expect_new_router(name)
+        router = self.routers[name] = Router(
+            self,
             name,
             subnets=subnets,
             rules=rules,
             upstream=upstream or self.internet,
             latency=latency,
         )
+        return router
 
     def add_portal(self, router: Router, *, page_url: str = PORTAL_PAGE) -> Program[CaptivePortal]:
         """Have hosts behind a router meet a captive portal until :meth:`Router.leave_portal`.
@@ -173,30 +179,9 @@ class Network(Fabric):
         router.portal = host
         return host.run(lambda rng: CaptivePortal(page_url=page_url), name="portal", tcp_ports=[80])
 
-    def _add_router(
-        self,
-        name: str,
-        *,
-        subnets: Sequence[str],
-        upstream: Segment,
-        latency: float,
-        kind: NatKind | None = None,
-        ip: str | None = None,
-        rules: FirewallRules | None = None,
-    ) -> Router:
+    def _expect_new_router(self, name: str) -> None:
         if name in self.routers:
             raise LocalProtocolError(f"there is a router {name}")
-        router = self.routers[name] = Router(
-            self,
-            name,
-            kind=kind,
-            ip=ip,
-            subnets=subnets,
-            rules=rules,
-            upstream=upstream,
-            latency=latency,
-        )
-        return router
 
     def set_name(self, name: str, ips: Sequence[str]) -> None:
         """Put a host name into DNS; without addresses it does not exist."""
