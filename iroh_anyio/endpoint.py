@@ -159,8 +159,8 @@ class MagicEndpoint(Service):
             ``iroh-anyio lab draw`` and ``replay``. No secret key and no payload is in it, but node
             ids and IP addresses are (:mod:`iroh_proto.trace.node_tape`).
         :param on_event: called with every event of the machine, from inside its tasks.
-        :raises OSError: if an IPv4 address, or every address, cannot be bound, or a file
-            cannot be opened.
+        :raises OSError: if an IPv4 address, or every address, cannot be bound, or a file cannot
+            be opened.
         :raises DecodeError: if an address or proxy does not parse.
         :raises LocalProtocolError: if a setting makes no sense.
         """
