@@ -11,6 +11,7 @@ from iroh_proto.derp.relay import CONNECTIONS_LIMIT, DerpServer
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.network import Host, Program
+from iroh_proto.trace.tape import Recipe
 
 ANY_ADDRESSES = ("0.0.0.0", "::")
 
@@ -50,9 +51,9 @@ class SimulatedDerper:
             host.network.set_name(self.url.host, host.ips)
         key = secret_key or key_of(host)
         self.derp: Program[DerpServer] = host.run(
-            lambda rng: DerpServer(
+            Recipe(
+                DerpServer,
                 secret_key=key,
-                rng=rng,
                 listen_dialect=listen_dialect,
                 connections_limit=connections_limit,
             ),
@@ -63,7 +64,7 @@ class SimulatedDerper:
         )
         if stun_port is not None:
             self.stun = host.run(
-                lambda rng: StunServer(),
+                Recipe(StunServer),
                 name="stun",
                 udp=[UdpAddress(ip, stun_port) for ip in ANY_ADDRESSES],
                 keeps=keeps,

@@ -82,7 +82,7 @@ class Hosted(Generic[MachineT]):
     def handle_event(self, event: object) -> None:
         """Do what an event asks of a host. Nothing, unless a subclass knows better."""
 
-    def handle_timer(self) -> None:
+    def handle_timer(self, deadline: float) -> None:
         """Learn that the machine is about to be woken. Nothing, unless a subclass knows better."""
 
     def handle_payload(self, payload: object) -> None:
@@ -123,7 +123,7 @@ class Hosted(Generic[MachineT]):
     def _find_outputs(self) -> Iterator[Callable[[], None]]:
         """Yield what to do besides, in the order in which it is to be done."""
         outputs = {
-            "received_payloads": self._take_payloads,
+            "received_payloads": self._take_all_payloads,
             "datagrams_to_send": self._take_datagrams,
             "data_to_send": self._take_data,
             "tcp_to_send": self.send_tcp,
@@ -132,12 +132,19 @@ class Hosted(Generic[MachineT]):
             if hasattr(self.machine, method):
                 yield take
 
-    def _take_payloads(self) -> None:
+    def _take_all_payloads(self) -> None:
+        while self._take_payloads():  # whoever took one may have given commands
+            self._take_events()
+
+    def _take_payloads(self) -> bool:
+        """Pass on the payloads there are; say whether there were any."""
         source = cast("Callable[[], list[object]]", self.machine.received_payloads)  # type: ignore[attr-defined]
-        for payload in source():
+        payloads = source()
+        for payload in payloads:
             if self.keeps:
                 self.payloads.append(Recorded(self.clock.now, payload))
             self.handle_payload(payload)
+        return bool(payloads)
 
     def _take_datagrams(self) -> None:
         for transmit in cast("DatagramMachine[object]", self.machine).datagrams_to_send():
@@ -176,7 +183,7 @@ class Hosted(Generic[MachineT]):
             return
         machine = cast("Machine[object]", self.machine)
         self.wakeups += 1
-        self.handle_timer()
+        self.handle_timer(deadline)
         machine.handle_timer(now=now)
         after = machine.get_timer()
         if after is not None and after <= now:
