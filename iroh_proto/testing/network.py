@@ -55,10 +55,10 @@ SYN_RETRY_TIME = 1.0
 CONNECT_GIVE_UP_TIME = 127.0
 """Seconds after which TCP gives up asking: six retries, doubling, on Linux."""
 
+MachineT = TypeVar("MachineT")
+
 PORTAL_PAGE = "http://portal.example/"
 """Where captive portals send everybody."""
-
-MachineT = TypeVar("MachineT")
 
 FIRST_LAN = ipaddress.ip_network("192.168.0.0/24")
 
