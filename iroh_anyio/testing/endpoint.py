@@ -25,7 +25,8 @@ from iroh_proto.testing.network import Host, Program
 from iroh_proto.trace.tape import Recipe
 
 UNIX_TIME = 1_700_000_000.0
-"""Seconds since 1970 at the simulated time 0."""
+"""Seconds since 1970 when machines begin, the simulated time added. One that is started again
+begins with the same, which does no harm: certificates are valid for centuries."""
 
 ANY_SOCKETS = tuple(UdpAddress(ip, 0) for ip in ANY_ADDRESSES)
 """One socket for each family, at any port."""
@@ -82,12 +83,11 @@ class SimulatedEndpoint:
         self._serve = serve
         self._on_event = on_event
         self._keeps = keeps
-        alpns = tuple(alpns)
         self.program: Program[EndpointMachine] = host.run(
             Recipe(
                 EndpointMachine,
                 secret_key=self.secret_key,
-                alpns=alpns,
+                alpns=tuple(alpns),
                 derp_map=derp_map,
                 unix_time=UNIX_TIME + self.now,
                 options=options,
