@@ -174,20 +174,23 @@ class DerpRouter:
         deliveries: list[tuple[int, PacketParts]] = []
         routed = unrouted = routed_bytes = unrouted_bytes = 0
         for destination, parts in groups.items():
-            if destination in client_ids:
-                deliveries.append((client_ids[destination], parts))
+            size = len(parts[1]) if len(parts) == 2 else sum(map(len, parts[1::2]))
+            if (target := client_ids.get(destination)) is not None:
+                deliveries.append((target, parts))
                 routed += len(parts)
-                routed_bytes += sum(map(len, parts[1::2]))
+                routed_bytes += size
                 if destination not in destinations:
                     _remember(destinations, destination)
             else:
                 unrouted += len(parts)
-                unrouted_bytes += sum(map(len, parts[1::2]))
+                unrouted_bytes += size
         # Parts are a header and a payload for each packet.
-        self._stats.packets_routed += routed // 2
-        self._stats.packets_without_route += unrouted // 2
-        self._stats.bytes_routed += routed_bytes
-        self._stats.bytes_without_route += unrouted_bytes
+        stats = self._stats
+        stats.packets_routed += routed // 2
+        stats.bytes_routed += routed_bytes
+        if unrouted:
+            stats.packets_without_route += unrouted // 2
+            stats.bytes_without_route += unrouted_bytes
         return deliveries
 
 

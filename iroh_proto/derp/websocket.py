@@ -72,6 +72,11 @@ class WebsocketMessages:
             elif isinstance(event, CloseConnection):
                 self._take_close(event)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there are replies, or the peer began the closing handshake."""
+        return self.is_closed or bool(self._replies)
+
     def build(self, message: bytes) -> bytes:
         """Return the bytes of a binary message."""
         return self._build(Opcode.BINARY, message)

@@ -30,6 +30,7 @@ from typing import Protocol
 from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import relay_v1, v2, v3
 from iroh_proto.derp.frames import Frame, SendRate
+from iroh_proto.derp.send_queue import QueueRule
 from iroh_proto.key import NodeId, SecretKey
 
 
@@ -110,6 +111,10 @@ class Dialect(Protocol):
     @property
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
+
+    @property
+    def queue_rule(self) -> QueueRule:
+        """How many packets wait in a server for a slow reader, and which are dropped then."""
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return what tells a client whether it gets packets while another one has its key.

@@ -45,6 +45,7 @@ from iroh_proto.derp.frames import (
     SendRate,
     node_id_of,
 )
+from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_bool, encode_option, encode_varint
@@ -357,6 +358,7 @@ class V2Dialect:
     keep_alive_interval: float | None = KEEP_ALIVE_INTERVAL
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
+    queue_rule = NEWEST_DROPPED
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""

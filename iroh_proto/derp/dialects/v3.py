@@ -40,6 +40,7 @@ from iroh_proto.derp.frames import (
     SendRate,
     node_id_of,
 )
+from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, SIGNATURE_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_varint
@@ -167,6 +168,7 @@ class V3Dialect:
     keep_alive_interval: float | None = None
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+    queue_rule = NEWEST_DROPPED
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
