@@ -1,6 +1,7 @@
-"""The limit that a v2 server may put on a client's packets.
+"""The limit that a server of v2, or Tailscale's, may put on a client's packets.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs`` (``RateLimiter``).
+Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs`` (``RateLimiter``); Tailscale
+``derp/derp_client.go`` (``setSendRateLimiter``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ class TokenBucket:
         self._rate = rate
         self._tokens = float(rate.burst_bytes)
         self._updated_at = now
+
+    def take_packet(self, payload_size: int, *, now: float) -> bool:
+        """Say whether a packet with so many bytes of packed datagrams may be sent, and count it."""
+        return self.take(self._rate.overhead + payload_size, now=now)
 
     def take(self, size: int, *, now: float) -> bool:
         """Say whether a packet of ``size`` bytes may be sent now, and count it if so."""

@@ -29,7 +29,13 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.dialects import (
+    DIALECTS,
+    FRAMED_DIALECTS,
+    ClientKey,
+    Dialect,
+    ServerHandshake,
+)
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
@@ -115,7 +121,7 @@ class DerpServerConnection:
         self._session: _Session | None = None
         self._handshake_bytes = 0
         self._liveness: ServerLiveness | None = None
-        self.node_id: NodeId | None = None
+        self.node_id: ClientKey | None = None
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
 
@@ -341,7 +347,7 @@ class DerpServerConnection:
         self._begin_relaying(self._session.dialect, node_id, now)
         self._receive_frames(data[allowed:], now)
 
-    def _begin_relaying(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+    def _begin_relaying(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
         self._state = _State.RELAYING
         self._handshake_deadline = math.inf
         self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
@@ -361,7 +367,7 @@ class DerpServerConnection:
                 self._take_frame(frame, self._session, self._liveness)
         self._check_form()
 
-    def _collect(self, groups: dict[bytes, PacketParts], node_id: NodeId, now: float) -> None:
+    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey, now: float) -> None:
         # What a client sends to itself takes its place among the answers to its other frames,
         # which it would lose on a way round by the router.
         to_itself = groups.pop(node_id, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.errors import RemoteProtocolError
-from iroh_proto.key import NodeId
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class ConnectionStats:
 class ClientAdmitted:
     """The client has proven to be ``node_id``. From now on it sends and gets packets."""
 
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
 
 

@@ -23,6 +23,7 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    WatchConns,
     pack_datagrams,
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
@@ -370,7 +371,7 @@ class TestGenerations:
     @pytest.mark.parametrize(
         "frame",
         [
-            v2.WatchConns(),
+            WatchConns(),
             v2.ClosePeer(BOB.public),
             v2.ForwardPacket(BOB.public, ALICE.public, b"x"),
             Health("sick"),
