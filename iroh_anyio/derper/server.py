@@ -19,7 +19,8 @@ from iroh_anyio.service import Service
 from iroh_anyio.udp import UdpSocket
 from iroh_proto.address import UdpAddress
 from iroh_proto.derp.map import STUN_PORT
-from iroh_proto.derp.relay import DerpServer, DerpServerEvent
+from iroh_proto.derp.relay import DerpServer
+from iroh_proto.derp.relay_events import DerpServerEvent
 from iroh_proto.key import SecretKey
 from iroh_proto.stun.server import StunServer, StunServerStats
 

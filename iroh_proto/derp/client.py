@@ -123,6 +123,7 @@ class DerpClient:
         self._codec: FrameCodec | None = None
         self._handshake: ClientHandshake | None = None
         self._bucket: TokenBucket | None = None
+        self._packet_overhead = 0
         self._is_preferred = False
         self._time = LatestTime()
         self._connect_deadline: float | None = None
@@ -330,20 +331,26 @@ class DerpClient:
         self._listen_deadline = None
         self._dialect = dialect = DIALECTS[name]
         self._codec = dialect.client_codec(self._approach.form, rng=self._rng)
-        self._handshake = dialect.client_handshake(secret_key=self._secret_key, rng=self._rng)
+        self._handshake = self._new_handshake(dialect)
         self._state = "handshaking"
         for frame in self._handshake.begin():
             self._send(frame)
         if self._handshake.is_done:
             self._connect(self._handshake, now)
 
+    def _new_handshake(self, dialect: Dialect) -> ClientHandshake:
+        return dialect.client_handshake(secret_key=self._secret_key, rng=self._rng)
+
     def _connect(self, handshake: ClientHandshake, now: float) -> None:
         assert self._dialect is not None
         self._state = "connected"
         self._connect_deadline = None
         self._tracker = PingTracker(self._dialect, now=now)
-        if handshake.send_rate is not None:
-            self._bucket = TokenBucket(handshake.send_rate, now=now)
+        if (rate := handshake.send_rate) is not None:
+            self._packet_overhead = rate.overhead
+            self._bucket = TokenBucket(
+                per_second=rate.bytes_per_second, limit=rate.burst_bytes, now=now
+            )
         name = self._dialect.name
         approach = self._approach._replace(dialect=name)
         self._events.append(DerpConnected(dialect=name, approach=approach))
@@ -449,7 +456,8 @@ class DerpClient:
             self._send(NotePreferred(preferred))
 
     def _is_too_fast(self, payload: bytes, now: float) -> bool:
-        if self._bucket is None or self._bucket.take_packet(len(payload), now=now):
+        cost = self._packet_overhead + len(payload)
+        if self._bucket is None or self._bucket.take(cost, now=now):
             return False
         self._stats.datagrams_unsent += len(split_datagrams(payload))
         return True

@@ -3,14 +3,17 @@
 The host accepts TCP connections (and completes TLS on them), gives each a number with
 :meth:`DerpServer.accept_tcp`, and carries bytes both ways. Every generation of clients is served
 on the same port, and packets pass between all of them: up to v3 unchanged, from and to later ones
-in the form of the receiver (:mod:`iroh_proto.derp.segments`).
+in the form of the receiver (:mod:`iroh_proto.derp.segments`). Servers with one mesh key serve their
+clients together (:mod:`iroh_proto.derp.mesh`).
 
 Of two clients with one key the newer gets what is sent to their node. The older is closed up to v3;
-of later generations it stays, is told, and takes its place again when the newer leaves.
+of later generations it stays, is told, and takes its place again when the newer leaves. Of clients
+of Tailscale's dialect it stays as well, and takes its place again when it sends something.
 
 A client that reads slowly loses the oldest packets that wait for it, and only those. One that
 stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
-connection only while it is writable.
+connection only while it is writable. One that sends more than its rate limit allows is left unread
+for a while.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server.rs``.
@@ -20,16 +23,30 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias, assert_never
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
 
-from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS
-from iroh_proto.derp.router import DerpRouter, RouterStats
+from iroh_proto.derp.access import check_reason
+from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, ClientKey
+from iroh_proto.derp.mesh import MeshServer
+from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.rate import AcceptLimit, RateLimit, TokenBucket
+from iroh_proto.derp.relay_events import (
+    AccessRequested,
+    ClientConnected,
+    ClientDisconnected,
+    DerpServerEvent,
+    DerpServerStats,
+)
+from iroh_proto.derp.relay_mesh import RelayMesh
+from iroh_proto.derp.router import DerpRouter
 from iroh_proto.derp.server import DerpServerConnection
-from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, ConnectionStats
+from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, KeyProven
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.machine import TcpCloseRequested
+from iroh_proto.machine import TcpCloseRequested, TcpPauseRequested, TcpResumeRequested
 from iroh_proto.timers import LatestTime, TimerTable, earliest
 
 CONNECTIONS_LIMIT = 65_536
@@ -45,65 +62,41 @@ WRITE_TIMEOUT = 2.0
 """Seconds after which some of what waits for a connection must have been fetched (upstream's for
 writing one frame). Else its reader has stopped reading, and it is closed."""
 
+DRAIN_TIMEOUT = 5.0
+"""Seconds that clients have to leave a server that drains, unless told otherwise."""
+
+RECONNECT_IN = 1.0
+TRY_FOR = 30.0
+"""Seconds after which, and for which, clients of a server that drains are told to come back."""
+
+_DAY = 86_400.0
+
 PULL_SIZE = 64 * 1024
 """Bytes to hand out for one connection at a time. With more, bytes would wait in the host, where
 no limit sees them; with less, there would be more writes."""
 
 
-@dataclass(slots=True)
-class DerpServerStats:
-    """Counts since the start.
-
-    :ivar connections_accepted: connections taken, also those that are gone.
-    :ivar connections_refused: connections closed at once because there were too many.
-    :ivar strangers_displaced: connections closed to make room for newer ones, since too many had
-        not proven a key.
-    :ivar write_timeouts: connections closed because their reader had stopped reading.
-    :ivar connections: what happened on connections.
-    :ivar router: what happened between them.
-    """
-
-    connections_accepted: int = 0
-    connections_refused: int = 0
-    strangers_displaced: int = 0
-    write_timeouts: int = 0
-    connections: ConnectionStats = field(default_factory=ConnectionStats)
-    router: RouterStats = field(default_factory=RouterStats)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientConnected:
-    """A client has proven its key and is reachable. ``dialect`` is a key of ``DIALECTS``."""
-
-    tcp_id: int
-    node_id: NodeId
-    dialect: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientDisconnected:
-    """A client is gone, ``error`` tells why if not in good order."""
-
-    tcp_id: int
-    node_id: NodeId
-    error: RemoteProtocolError | None
-
-
-DerpServerEvent: TypeAlias = ClientConnected | ClientDisconnected | TcpCloseRequested
-
-
 class DerpServer:
     """A DERP server on many TCP connections.
 
-    Fetch bytes with :meth:`tcp_data_to_send` only for a connection that is writable, and again
-    until there are none or it is not; a :class:`TcpCloseRequested` says that what is left then
-    is the last.
+    Tell it of a connection when TCP stands: its time for a request includes TLS. Fetch bytes with
+    :meth:`tcp_data_to_send` only for a connection that is writable, and again until there are none
+    or it is not; a :class:`TcpCloseRequested` says that what is left then is the last. Do not read
+    from a connection between a :class:`TcpPauseRequested` and its :class:`TcpResumeRequested`.
 
-    :param secret_key: the server's own identity, shown to v2 clients only.
+    :param secret_key: the server's own identity, shown to clients of v2 and of Tailscale's dialect,
+        and to other servers of the mesh.
     :param connections_limit: connections beyond these are closed at once.
+    :param accept_limit: how fast connections may come; those beyond are closed at once.
+    :param rate_limit: how fast each client may send.
+    :param asks_access: whether each client that has proven its key is let in only by
+        :meth:`complete_access`, the answer to :class:`AccessRequested`.
+    :param mesh_key: what makes a client a server of the same mesh. Without it there is none.
+    :param mesh_servers: the other servers of the mesh. It is for the host to :meth:`start` then,
+        and to make the TCP connections that are asked for; their numbers are negative.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
-    :raises LocalProtocolError: if there is no such framed dialect.
+    :raises LocalProtocolError: if there is no such framed dialect, or the mesh cannot be.
     """
 
     def __init__(
@@ -112,6 +105,11 @@ class DerpServer:
         secret_key: SecretKey,
         rng: random.Random,
         connections_limit: int = CONNECTIONS_LIMIT,
+        accept_limit: AcceptLimit | None = None,
+        rate_limit: RateLimit | None = None,
+        asks_access: bool = False,
+        mesh_key: MeshKey | None = None,
+        mesh_servers: Sequence[MeshServer] = (),
         listen_dialect: str | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -119,12 +117,28 @@ class DerpServer:
         self._secret_key = secret_key
         self._rng = rng
         self._connections_limit = connections_limit
+        self._accept_limit = accept_limit
+        self._accept_bucket: TokenBucket | None = None
+        self._rate_limit = rate_limit
+        self._asks_access = asks_access
         self._listen_dialect = listen_dialect
         self._time = LatestTime()
-        self._is_closed = False
+        self._accepts = True
+        self._drain_deadline: float | None = None
         self._router = DerpRouter()
         self._connections: dict[int, DerpServerConnection] = {}
+        self._mesh_key = mesh_key
+        self._mesh = RelayMesh(
+            router=self._router,
+            connections=self._connections,
+            servers=mesh_servers,
+            mesh_key=mesh_key,
+            secret_key=secret_key,
+            rng=rng,
+        )
         self._strangers: dict[int, None] = {}
+        # Connections that the host was asked not to read from.
+        self._paused: set[int] = set()
         # Connections that are over, with bytes that the host has not fetched yet.
         self._closing: dict[int, DerpServerConnection] = {}
         # When some of the bytes that wait for a connection must have been fetched. All wait for
@@ -148,32 +162,56 @@ class DerpServer:
             self._stats,
             connections=replace(self._stats.connections),
             router=self._router.stats,
+            mesh=self._mesh.stats,
         )
 
     @property
-    def clients(self) -> list[NodeId]:
-        """The nodes that are connected."""
+    def clients(self) -> list[ClientKey]:
+        """The nodes that are connected, and the keys of clients of Tailscale's dialect."""
         return self._router.node_ids
 
-    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
-        """Take a new connection under a number that was never used before.
+    def start(self, *, now: float) -> None:
+        """Dial the other servers of the mesh. Without a mesh there is nothing to start.
 
-        :raises LocalProtocolError: if the number is in use.
+        :raises LocalProtocolError: if it was started before.
         """
         now = self._time.advance(now)
+        self._mesh.start(now=now)
+        self._settle_mesh(now)
+
+    def complete_tcp(self, tcp_id: int, *, error: str | None = None, now: float) -> None:
+        """Say that a connection to another server stands, or with ``error`` why it does not.
+
+        :raises LocalProtocolError: if it was not asked for, or is complete already.
+        """
+        now = self._time.advance(now)
+        self._mesh.complete_tcp(tcp_id, error=error, now=now)
+        self._settle_mesh(now)
+
+    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
+        """Take a new connection under a number from 0 on that was never used before.
+
+        :raises LocalProtocolError: if the number is in use, or negative.
+        """
+        now = self._time.advance(now)
+        if tcp_id < 0:
+            raise LocalProtocolError("negative numbers are for connections that were asked for")
         if tcp_id in self._connections or tcp_id in self._closing:
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
-        if len(self._strangers) >= STRANGERS_LIMIT:
-            self._displace(next(iter(self._strangers)), now)
-        if self._is_closed or len(self._connections) >= self._connections_limit:
+        if not self._may_accept(now):
             self._stats.connections_refused += 1
             self._events.append(TcpCloseRequested(tcp_id=tcp_id))
             return
+        if len(self._strangers) >= STRANGERS_LIMIT:
+            self._displace(next(iter(self._strangers)), now)
         self._stats.connections_accepted += 1
         connection = DerpServerConnection(
             secret_key=self._secret_key,
             rng=self._rng,
             listen_dialect=self._listen_dialect,
+            asks_access=self._asks_access,
+            rate_limit=self._rate_limit,
+            mesh_key=self._mesh_key,
             stats=self._stats.connections,
         )
         connection.start(now=now)
@@ -184,6 +222,10 @@ class DerpServer:
     def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a connection. Those of a closed one are ignored."""
         now = self._time.advance(now)
+        if tcp_id < 0:
+            self._mesh.receive_tcp_data(tcp_id, data, now=now)
+            self._settle_mesh(now)
+            return
         connection = self._connections.get(tcp_id)
         if connection is not None:
             connection.receive_data(data, now=now)
@@ -192,14 +234,48 @@ class DerpServer:
     def receive_tcp_eof(self, tcp_id: int, *, now: float) -> None:
         """Take the end of a connection, orderly or not. That of a closed one is ignored."""
         now = self._time.advance(now)
+        if tcp_id < 0:
+            self._mesh.receive_tcp_eof(tcp_id, now=now)
+            self._settle_mesh(now)
+            return
         connection = self._connections.get(tcp_id)
         if connection is not None:
             connection.receive_eof(now=now)
             self._settle(tcp_id, connection, now)
 
+    def complete_access(
+        self, tcp_id: int, *, allowed: bool, reason: str | None = None, now: float
+    ) -> None:
+        """Answer an :class:`AccessRequested`. An answer that comes too late is ignored.
+
+        :param reason: what to tell a client that is not let in, if its dialect has words for it;
+            ``None`` is what upstream's servers say.
+        :raises LocalProtocolError: if the reason is empty or has more than ``REASON_LIMIT`` bytes.
+        """
+        check_reason(reason)
+        now = self._time.advance(now)
+        connection = self._connections.get(tcp_id)
+        if connection is not None:
+            connection.complete_access(allowed=allowed, reason=reason, now=now)
+            self._settle(tcp_id, connection, now)
+
+    def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
+        """Change how fast each client may send, also those that are connected."""
+        now = self._time.advance(now)
+        self._rate_limit = limit
+        for tcp_id, connection in list(self._connections.items()):
+            connection.set_rate_limit(limit, now=now)
+            self._settle(tcp_id, connection, now)
+
+    def set_accept_limit(self, limit: AcceptLimit | None, *, now: float) -> None:
+        """Change how fast connections may come."""
+        self._time.advance(now)
+        self._accept_limit = limit
+        self._accept_bucket = None
+
     def tcp_to_send(self) -> list[int]:
         """Return the connections that have bytes to write. Changes nothing."""
-        return list(self._unsent)
+        return [*self._unsent, *self._mesh.tcp_to_send()]
 
     def tcp_data_to_send(self, tcp_id: int) -> bytes:
         """Return bytes to write on one connection and forget them; empty when there are none.
@@ -207,7 +283,7 @@ class DerpServer:
         There may be more: about :data:`PULL_SIZE` are handed out at a time.
         """
         if tcp_id not in self._unsent:
-            return b""
+            return self._mesh.tcp_data_to_send(tcp_id)
         connection = self._connections.get(tcp_id) or self._closing[tcp_id]
         data = connection.data_to_send(PULL_SIZE)
         if connection.has_data_to_send:
@@ -216,10 +292,45 @@ class DerpServer:
             self._forget_output(tcp_id)
         return data
 
+    def drain(
+        self,
+        *,
+        timeout: float = DRAIN_TIMEOUT,
+        reconnect_in: float = RECONNECT_IN,
+        try_for: float = TRY_FOR,
+        now: float,
+    ) -> None:
+        """Take no more connections, tell clients to leave, and close those that stay.
+
+        Clients are served meanwhile; who has not proven a key yet is turned away. A server that
+        drains already, or is closed, does not begin again.
+
+        :param timeout: seconds until :meth:`close`.
+        :param reconnect_in: seconds after which clients are told to come back.
+        :param try_for: seconds for which they are told to try to.
+        :raises LocalProtocolError: if a time is negative or longer than a day.
+        """
+        if not all(0 <= seconds <= _DAY for seconds in (timeout, reconnect_in, try_for)):
+            raise LocalProtocolError("times to drain are from nothing to a day")
+        now = self._time.advance(now)
+        if not self._accepts:
+            return
+        self._accepts = False
+        self._drain_deadline = now + timeout
+        for tcp_id, connection in list(self._connections.items()):
+            if tcp_id in self._strangers:
+                connection.close(now=now)
+            else:
+                connection.announce_restart(reconnect_in=reconnect_in, try_for=try_for, now=now)
+            self._settle(tcp_id, connection, now)
+
     def close(self, *, now: float) -> None:
         """Close every connection, and refuse new ones."""
         now = self._time.advance(now)
-        self._is_closed = True
+        self._accepts = False
+        self._drain_deadline = None
+        self._mesh.close(now=now)
+        self._settle_mesh(now)
         for tcp_id, connection in list(self._connections.items()):
             # Nobody is told that others are gone: everybody is.
             self._router.disconnect(tcp_id)
@@ -234,15 +345,24 @@ class DerpServer:
             if connection is not None:
                 connection.handle_timer(now=now)
                 self._settle(tcp_id, connection, now)
+        self._mesh.handle_timer(now=now)
+        self._settle_mesh(now)
         while self._unsent:
             tcp_id, deadline = next(iter(self._unsent.items()))
             if deadline > now:
                 break
             self._check_progress(tcp_id, now)
+        if self._drain_deadline is not None and self._drain_deadline <= now:
+            self.close(now=now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return earliest(self._timers.earliest(), next(iter(self._unsent.values()), None))
+        return earliest(
+            self._timers.earliest(),
+            next(iter(self._unsent.values()), None),
+            self._drain_deadline,
+            self._mesh.get_timer(),
+        )
 
     def next_event(self) -> DerpServerEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -252,22 +372,62 @@ class DerpServer:
         """Pass on what an input brought out of a connection."""
         while (event := connection.next_event()) is not None:
             match event:
+                case KeyProven():
+                    self._ask_for_access(tcp_id, event)
                 case ClientAdmitted():
                     self._connect(tcp_id, event, now)
                 case ConnectionLost():
                     # What the client sent before it was lost was sent.
                     self._route(tcp_id, connection, now)
+                    self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
                     self._disconnect(tcp_id, connection, event.error, now)
                     return
                 case _:
                     assert_never(event)
         self._route(tcp_id, connection, now)
+        self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
+        self._settle_mesh(now)
+        if tcp_id not in self._connections:
+            return  # it was another server, and asked for its own end
         self._note_output(tcp_id, connection, now)
+        if connection.is_paused is not (tcp_id in self._paused):
+            self._pass_on_pause(tcp_id, connection)
         deadline = connection.get_timer()
         if deadline is None:
             self._timers.cancel(tcp_id)
         elif deadline != self._timers.deadline(tcp_id):
             self._timers.set(tcp_id, deadline)
+
+    def _ask_for_access(self, tcp_id: int, proven: KeyProven) -> None:
+        self._events.append(
+            AccessRequested(
+                tcp_id=tcp_id, node_id=proven.node_id, dialect=proven.dialect, token=proven.token
+            )
+        )
+        self._paused.add(tcp_id)
+        self._events.append(TcpPauseRequested(tcp_id=tcp_id))
+
+    def _pass_on_pause(self, tcp_id: int, connection: DerpServerConnection) -> None:
+        if connection.is_paused:
+            self._paused.add(tcp_id)
+            self._events.append(TcpPauseRequested(tcp_id=tcp_id))
+        else:
+            self._paused.remove(tcp_id)
+            self._events.append(TcpResumeRequested(tcp_id=tcp_id))
+
+    def _may_accept(self, now: float) -> bool:
+        if not self._accepts or len(self._connections) >= self._connections_limit:
+            return False
+        if (limit := self._accept_limit) is None:
+            return True
+        if self._accept_bucket is None:
+            self._accept_bucket = TokenBucket(
+                per_second=limit.per_second, limit=limit.burst, now=now
+            )
+        if self._accept_bucket.take(1, now=now):
+            return True
+        self._stats.connections_over_rate += 1
+        return False
 
     def _displace(self, tcp_id: int, now: float) -> None:
         """Have a stranger make room for another one, who may be quicker to show who it is."""
@@ -278,8 +438,13 @@ class DerpServer:
 
     def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
         del self._strangers[tcp_id]
-        waits = DIALECTS[admitted.dialect].standing(is_active=False) is not None
-        replaced = self._router.connect(tcp_id, admitted.node_id, waits=waits)
+        is_mesh_member = self._connections[tcp_id].is_mesh_member
+        replaced = self._router.connect(
+            tcp_id,
+            admitted.node_id,
+            waits=DIALECTS[admitted.dialect].older_waits,
+            flags=PRESENT_MESH_PEER if is_mesh_member else PRESENT_REGULAR,
+        )
         self._events.append(
             ClientConnected(tcp_id=tcp_id, node_id=admitted.node_id, dialect=admitted.dialect)
         )
@@ -290,6 +455,8 @@ class DerpServer:
             else:
                 older.close(now=now)
                 self._settle(replaced, older, now)
+        self._mesh.tell_watchers(now=now)
+        self._settle_mesh(now)
 
     def _tell_standing(self, tcp_id: int, now: float, *, is_active: bool) -> None:
         connection = self._connections[tcp_id]
@@ -304,6 +471,20 @@ class DerpServer:
             receiver = self._connections[target]
             receiver.send_packets(parts, now=now)
             self._note_output(target, receiver, now)
+        for missing in self._router.take_missing():
+            connection.send_not_here(missing, now=now)
+        self._mesh.forward(now=now)
+        self._mesh.tell_watchers(now=now)
+
+    def _settle_mesh(self, now: float) -> None:
+        """Pass on what the mesh brought out of connections, and what it says itself."""
+        while self._mesh.has_news:
+            while (event := self._mesh.next_event()) is not None:
+                self._events.append(event)
+            for tcp_id in self._mesh.take_touched():
+                connection = self._connections.get(tcp_id)
+                if connection is not None:
+                    self._settle(tcp_id, connection, now)
 
     def _disconnect(
         self,
@@ -314,11 +495,12 @@ class DerpServer:
     ) -> None:
         del self._connections[tcp_id]
         self._strangers.pop(tcp_id, None)
+        self._paused.discard(tcp_id)
         if connection.node_id is not None:
             departure = self._router.disconnect(tcp_id)
-            for target in departure.told:
+            for target, key in departure.told:
                 receiver = self._connections[target]
-                receiver.send_peer_gone(connection.node_id, now=now)
+                receiver.send_peer_gone(key, now=now)
                 self._note_output(target, receiver, now)
             if departure.heir is not None:
                 self._tell_standing(departure.heir, now, is_active=True)
@@ -327,6 +509,9 @@ class DerpServer:
             )
         self._events.append(TcpCloseRequested(tcp_id=tcp_id))
         self._timers.cancel(tcp_id)
+        self._mesh.forget(tcp_id)
+        self._mesh.tell_watchers(now=now)
+        self._settle_mesh(now)
         if connection.has_data_to_send:
             self._closing[tcp_id] = connection
             self._note_output(tcp_id, connection, now)

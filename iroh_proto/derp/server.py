@@ -2,18 +2,19 @@
 
 States::
 
-    request -> [listening] -> handshake -> relaying -> over
+    request -> [listening] -> handshake -> [applying] -> relaying -> over
        '--> over (a page was answered)
 
 ``listening`` is for a request that both v2 and v3 clients send (see
 :mod:`iroh_proto.derp.reception`). A v3 client speaks first, a v2 client waits for the server and
 a v3 client takes the server's first frame for an error, so the server waits a moment for the
-client and only then speaks.
+client and only then speaks. ``applying`` is for a server that asks who may use it: the client has
+proven its key and is left unread until its access is decided on.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
-some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
-answered on all. That bytes to send are fetched at all is for the owner to watch, who hands them
-out.
+some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
+every 60 to 65 s. Pings are answered on all. That bytes to send are fetched at all is for the owner
+to watch, who hands them out.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
@@ -28,7 +29,14 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import assert_never
 
+from iroh_proto.derp.access import (
+    ACCESS_TIMEOUT,
+    APPLICANT_BYTES_LIMIT,
+    check_reason,
+    token_of,
+)
 from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
 from iroh_proto.derp.dialects import (
     DIALECTS,
     FRAMED_DIALECTS,
@@ -41,24 +49,35 @@ from iroh_proto.derp.frames import (
     NotePreferred,
     PacketGroups,
     PacketParts,
-    PeerGone,
     Ping,
     Pong,
+    Restarting,
 )
+from iroh_proto.derp.mesh_frames import (
+    QUEUED_PRESENCE_BYTES_LIMIT,
+    MeshRequest,
+    gone_frame,
+    presence_frame,
+)
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.pages import Page, refusal
+from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
 from iroh_proto.derp.reception import Admission, receive_request
+from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
     ConnectionLost,
     ConnectionStats,
     DerpServerConnectionEvent,
+    KeyProven,
 )
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.key import SecretKey
 from iroh_proto.timers import LatestTime
+from iroh_proto.x25519 import X25519PublicKey, x25519_of
 
 REQUEST_TIMEOUT = 10.0
 """Seconds from the start to the end of the request's head."""
@@ -70,6 +89,10 @@ HANDSHAKE_BYTES_LIMIT = 16_384
 """Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
 stranger may not make the server buffer more."""
 
+NOT_HERE_PER_SECOND = 1.0
+NOT_HERE_BURST = 3.0
+"""How often a client of Tailscale's dialect is told that it has sent to nobody (upstream's)."""
+
 LISTEN_TIMEOUT = 0.3
 """Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
 than this, one round trip, is served on ``/relay`` only."""
@@ -80,6 +103,7 @@ class _State(Enum):
     REQUEST = auto()
     LISTENING = auto()
     HANDSHAKE = auto()
+    APPLYING = auto()
     RELAYING = auto()
     OVER = auto()
 
@@ -93,8 +117,15 @@ class DerpServerConnection:
     :param secret_key: the server's; v2 clients are shown its public half.
     :param listen_dialect: what to take clients for whose request does not tell, instead of
         waiting for them: a key of ``DIALECTS``.
+    :param asks_access: whether a client that has proven its key waits for :meth:`complete_access`.
+    :param rate_limit: how fast the client may send, if that is limited.
+    :param mesh_key: who gives the same is taken for a server of the mesh. It is let in without
+        being asked for, has no rate limit, and may ask for what other clients may not.
     :param stats: where to count, if not in counts of its own.
-    :ivar node_id: who has proven to be the client, once it has.
+    :ivar node_id: who the client is, once it was let in.
+    :ivar is_mesh_member: whether the client is a server of the mesh.
+    :ivar is_paused: whether the client is to be left unread for now. What was read already is
+        taken all the same.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
 
@@ -104,6 +135,9 @@ class DerpServerConnection:
         secret_key: SecretKey,
         rng: random.Random,
         listen_dialect: str | None = None,
+        asks_access: bool = False,
+        rate_limit: RateLimit | None = None,
+        mesh_key: MeshKey | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -111,6 +145,9 @@ class DerpServerConnection:
         self._secret_key = secret_key
         self._rng = rng
         self._listen_dialect = listen_dialect
+        self._asks_access = asks_access
+        self._rate_limit = rate_limit
+        self._mesh_key = mesh_key
         self._stats = ConnectionStats() if stats is None else stats
         self._time = LatestTime()
         self._state = _State.IDLE
@@ -120,8 +157,16 @@ class DerpServerConnection:
         self._upgrade: ServerUpgrade | None = None
         self._session: _Session | None = None
         self._handshake_bytes = 0
+        self._token: str | None = None
+        self._applicant: _Applicant | None = None
         self._liveness: ServerLiveness | None = None
+        self._throttle: ReadThrottle | None = None
+        self._was_throttled = False
+        self._not_here: TokenBucket | None = None
+        self._mesh_requests: list[MeshRequest] = []
         self.node_id: ClientKey | None = None
+        self.is_mesh_member = False
+        self.is_paused = False
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
 
@@ -167,6 +212,36 @@ class DerpServerConnection:
         else:
             self._fail("the client left before it had proven a key")
 
+    def complete_access(self, *, allowed: bool, reason: str | None = None, now: float) -> None:
+        """Decide on the access of a client that has proven its key. Ignored when that is over.
+
+        :param reason: what to tell a client that is not let in, if its dialect has words for it.
+        :raises LocalProtocolError: before :meth:`start`, or if the reason is too long.
+        """
+        check_reason(reason)
+        now = self._advance(now)
+        if self._state is not _State.APPLYING or self._applicant is None:
+            return
+        if allowed:
+            applicant, self._applicant = self._applicant, None
+            self._let_in(applicant.node_id, bytes(applicant.unread), now)
+        else:
+            self._deny(reason)
+
+    def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
+        """Change how fast the client may send. What it was over the old limit is forgotten.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        now = self._advance(now)
+        self._rate_limit = limit
+        if self._liveness is not None:
+            self._throttle = None
+            if limit is not None and not self.is_mesh_member:
+                self._throttle = ReadThrottle(limit, now=now)
+            self.is_paused = False
+            self._liveness.resume(now)
+
     def send_packets(self, parts: PacketParts, *, now: float) -> None:
         """Relay packets to the client. When it is slow, the oldest of all that wait are dropped.
 
@@ -180,14 +255,47 @@ class DerpServerConnection:
         for piece in pieces:
             self._stats.packets_dropped += self._queue.push_packets(piece, packets)
 
-    def send_peer_gone(self, node_id: NodeId, *, now: float) -> None:
-        """Tell the client that a node it has heard from is gone.
+    def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
+        """Tell the client that somebody it has heard from is gone.
 
+        :param key: of the kind that the client's dialect has.
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
         self._advance(now)
         if (session := self._admitted()) is not None:
-            self._send(session.codec.encode(PeerGone(node_id)))
+            self._send(session.codec.encode(gone_frame(key)))
+
+    def send_not_here(self, key: X25519PublicKey, *, now: float) -> None:
+        """Tell the client that it has sent to nobody. Told too often, it is not told again soon.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        now = self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        if self._not_here is None:
+            self._not_here = TokenBucket(
+                per_second=NOT_HERE_PER_SECOND, limit=NOT_HERE_BURST, now=now
+            )
+        if self._not_here.take(1, now=now):
+            self._send(session.codec.encode(CurvePeerGone(key, GONE_NOT_HERE)))
+
+    def send_presence(self, presence: Presence, *, now: float) -> None:
+        """Tell a member of the mesh that a client came or went.
+
+        The connection ends if it reads too slowly, as it must miss nothing.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        frame = presence_frame(presence, has_curve_keys=session.dialect.has_curve_keys)
+        if frame is None:
+            return
+        data = session.codec.encode(frame)
+        if not self._queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
+            self._fail("a member of the mesh reads too slowly")
 
     def tell_standing(self, *, is_active: bool, now: float) -> None:
         """Tell the client whether it gets packets, if its dialect has words for that.
@@ -201,6 +309,18 @@ class DerpServerConnection:
             frame = session.dialect.standing(is_active=is_active)
             if frame is not None:
                 self._send(session.codec.encode(frame))
+
+    def announce_restart(self, *, reconnect_in: float, try_for: float, now: float) -> None:
+        """Tell the client that the server is about to restart.
+
+        :param reconnect_in: seconds after which it should come back.
+        :param try_for: seconds for which it should try to.
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is not None:
+            frame = Restarting(round(reconnect_in * 1000), round(try_for * 1000))
+            self._send(session.codec.encode(frame))
 
     def close(self, *, now: float) -> None:
         """End the connection in good order.
@@ -226,8 +346,9 @@ class DerpServerConnection:
         """Let every deadline at or before ``now`` expire."""
         now = self._time.advance(now)
         if self._handshake_deadline <= now:
-            awaited = "request" if self._state is _State.REQUEST else "proof of a key"
-            self._fail(f"no {awaited} in time")
+            self._run_out_of_time()
+        if self._throttle is not None and self._throttle.deadline <= now:
+            self._heed_rate_limit(self._throttle, now)
         if self._listen_deadline <= now:
             self._listen_deadline = math.inf
             self._begin_session("v2", "framed")
@@ -241,6 +362,8 @@ class DerpServerConnection:
         deadline = min(self._handshake_deadline, self._listen_deadline)
         if (liveness := self._liveness) is not None:
             deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
+        if self._throttle is not None:
+            deadline = min(deadline, self._throttle.deadline)
         return None if deadline == math.inf else deadline
 
     def next_event(self) -> DerpServerConnectionEvent | None:
@@ -258,6 +381,11 @@ class DerpServerConnection:
             self._received = {}
         return received
 
+    def mesh_requests(self) -> list[MeshRequest]:
+        """Return what a member of the mesh asks for, in order, and forget it."""
+        requests, self._mesh_requests = self._mesh_requests, []
+        return requests
+
     def data_to_send(self, size_wanted: int | None = None) -> bytes:
         """Return the bytes to write, and forget them; empty when there are none.
 
@@ -269,7 +397,11 @@ class DerpServerConnection:
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
             case _State.RELAYING:
+                if self._throttle is not None:
+                    self._throttle.note_read(len(data), now)
                 self._receive_frames(data, now)
+            case _State.APPLYING:
+                self._keep_unread(data)
             case _State.REQUEST:
                 self._receive_request(data, now)
             case _State.LISTENING:
@@ -290,11 +422,12 @@ class DerpServerConnection:
             self._answer(refusal("this is no HTTP request"))
             self._fail(str(self._upgrade.error))
         elif request is not None:
-            outcome = receive_request(request)
+            outcome = receive_request(request, derp_key=x25519_of(self._secret_key.public))
             if isinstance(outcome, Page):
                 self._answer(outcome)
                 self._end(None)
             else:
+                self._token = token_of(request) if self._asks_access else None
                 self._admit(outcome, now)
 
     def _answer(self, page: Page) -> None:
@@ -304,9 +437,12 @@ class DerpServerConnection:
 
     def _admit(self, admission: Admission, now: float) -> None:
         assert self._upgrade is not None
-        answer, behind = self._upgrade.switch(admission.headers)
+        if admission.headers is None:
+            behind = self._upgrade.switch_silently()
+        else:
+            answer, behind = self._upgrade.switch(admission.headers)
+            self._send(answer)
         self._upgrade = None
-        self._send(answer)
         self._handshake_deadline = now + HANDSHAKE_TIMEOUT
         dialect = admission.dialect or self._listen_dialect
         if dialect is None:
@@ -342,18 +478,67 @@ class DerpServerConnection:
                 self._send(codec.encode(frame))
             self._fail(str(error))
             return
-        for answer in handshake.accept():
-            self._send(codec.encode(answer))
-        self._begin_relaying(self._session.dialect, node_id, now)
-        self._receive_frames(data[allowed:], now)
+        self.is_mesh_member = self._mesh_key is not None and handshake.mesh_key == self._mesh_key
+        if self._asks_access and not self.is_mesh_member:
+            self._apply(self._session.dialect, node_id, now)
+            self._keep_unread(data[allowed:])
+        else:
+            self._let_in(node_id, data[allowed:], now)
 
-    def _begin_relaying(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
+    def _apply(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
+        self._state = _State.APPLYING
+        self._applicant = _Applicant(node_id)
+        self._handshake_deadline = now + ACCESS_TIMEOUT
+        self.is_paused = True
+        token, self._token = self._token, None
+        self._events.append(KeyProven(node_id=node_id, dialect=dialect.name, token=token))
+
+    def _keep_unread(self, data: bytes) -> None:
+        assert self._applicant is not None
+        self._applicant.unread += data
+        if len(self._applicant.unread) > APPLICANT_BYTES_LIMIT:
+            self._fail(f"more than {APPLICANT_BYTES_LIMIT} bytes before access was decided on")
+
+    def _deny(self, reason: str | None) -> None:
+        assert self._session is not None
+        self._stats.clients_denied += 1
+        for frame in self._session.handshake.refuse(reason):
+            self._send(self._session.codec.encode(frame))
+        self._end(None)
+
+    def _let_in(self, node_id: ClientKey, behind: bytes, now: float) -> None:
+        assert self._session is not None
+        for answer in self._session.handshake.accept():
+            self._send(self._session.codec.encode(answer))
+        dialect = self._session.dialect
         self._state = _State.RELAYING
         self._handshake_deadline = math.inf
         self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
+        if self._rate_limit is not None and not self.is_mesh_member:
+            self._throttle = ReadThrottle(self._rate_limit, now=now)
         self.node_id = node_id
+        self.is_paused = False
         self._stats.clients_admitted += 1
         self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
+        # What came with the proof may be whole frames, also if there is nothing behind it.
+        self._receive_frames(behind, now)
+
+    def _heed_rate_limit(self, throttle: ReadThrottle, now: float) -> None:
+        assert self._session is not None
+        assert self._liveness is not None
+        throttle.handle_timer(now)
+        self.is_paused = throttle.is_paused
+        if not throttle.is_paused:
+            self._liveness.resume(now)
+            return
+        self._liveness.pause()
+        self._stats.pauses += 1
+        self._stats.bytes_over_rate += throttle.overdraft
+        if not self._was_throttled:
+            self._was_throttled = True
+            self._stats.clients_throttled += 1
+            if (notice := self._session.dialect.throttled()) is not None:
+                self._send(self._session.codec.encode(notice))
 
     def _receive_frames(self, data: bytes, now: float) -> None:
         assert self._session is not None
@@ -363,6 +548,11 @@ class DerpServerConnection:
             self._liveness.note_frame(now)
             if isinstance(frame, PacketGroups):
                 self._collect(frame.groups, self.node_id, now)
+            elif isinstance(frame, MeshRequest):
+                if not self.is_mesh_member:
+                    self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
+                    return
+                self._mesh_requests.append(frame)
             else:
                 self._take_frame(frame, self._session, self._liveness)
         self._check_form()
@@ -382,6 +572,7 @@ class DerpServerConnection:
 
     def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
         if isinstance(frame, Ping):
+            self._stats.pings_answered += 1
             self._send(session.codec.encode(Pong(frame.data)))
         elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
             pass
@@ -401,7 +592,8 @@ class DerpServerConnection:
 
     def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
         assert self._session is not None
-        frame = liveness.next_frame(now, is_writable=not self._queue)
+        may_ping = not self._queue and not self.is_paused
+        frame = liveness.next_frame(now, may_ping=may_ping)
         if frame is not None:
             self._send(self._session.codec.encode(frame))
 
@@ -423,6 +615,14 @@ class DerpServerConnection:
             raise LocalProtocolError("nobody has proven a key on this connection yet")
         return self._session
 
+    def _run_out_of_time(self) -> None:
+        if self._state is _State.APPLYING:
+            self._stats.access_timeouts += 1
+            self._deny(None)
+            return
+        awaited = "request" if self._state is _State.REQUEST else "proof of a key"
+        self._fail(f"no {awaited} in time")
+
     def _fail(self, problem: str) -> None:
         if self._state is not _State.OVER:
             self._stats.faults += 1
@@ -432,8 +632,20 @@ class DerpServerConnection:
         if self._state is not _State.OVER:
             self._state = _State.OVER
             self._upgrade = self._session = self._liveness = None
+            self._applicant = self._throttle = None
+            self.is_paused = False
             self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
+
+
+class _Applicant:
+    """A client whose access is being decided on, and what was read of it meanwhile."""
+
+    __slots__ = ("node_id", "unread")
+
+    def __init__(self, node_id: ClientKey) -> None:
+        self.node_id = node_id
+        self.unread = bytearray()
 
 
 class _Session:

@@ -275,9 +275,6 @@ def test_v3_has_no_frames_of_meshes_or_server_keys() -> None:
 
 def test_what_no_client_may_send_is_a_fault_to_servers() -> None:
     for table, frame in (
-        (v2.FRAMES_OF_CLIENTS, WatchConns()),
-        (v2.FRAMES_OF_CLIENTS, v2.ClosePeer(A)),
-        (v2.FRAMES_OF_CLIENTS, v2.ForwardPacket(A, A, b"")),
         (v2.FRAMES_OF_CLIENTS, Health("")),
         (v3.FRAMES_OF_CLIENTS, Health("")),
     ):

@@ -201,7 +201,7 @@ class TestPages:
             b"GET /relay HTTP/1.0\r\nupgrade: iroh derp http\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: iroh derp http\r\ncontent-length: 3\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: something else\r\n",
-            b"GET /derp HTTP/1.1\r\nupgrade: DERP\r\n",
+            b"GET /relay HTTP/1.1\r\nupgrade: DERP\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-key: AAAA\r\n"

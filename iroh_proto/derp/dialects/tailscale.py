@@ -211,7 +211,7 @@ class TailscaleServerHandshake:
         """Return nothing: this dialect has no words for it."""
         return ()
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
         """Return nothing: this dialect has no words for it."""
         return ()
 
@@ -232,6 +232,10 @@ class TailscaleDialect:
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: neither client with one key is told."""
+        return None
+
+    def throttled(self) -> Frame | None:
+        """Return nothing: this dialect has no words for it."""
         return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:

@@ -194,9 +194,9 @@ FRAMES = FrameTable(
 )
 
 
-FRAMES_OF_CLIENTS = FRAMES.refusing(WatchConns, ClosePeer, ForwardPacket, Health)
-"""The table of servers. Mesh frames end the connection of those who are no mesh members. Health
-does so too, though not upstream: no client sends it, and it could fill a server's memory."""
+FRAMES_OF_CLIENTS = FRAMES.refusing(Health)
+"""The table of servers. Health ends the connection, though not upstream: no client sends it, and it
+could fill a server's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +347,7 @@ class V2ServerHandshake:
         """Return nothing: this dialect has no words for it."""
         return ()
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
         """Return nothing: this dialect has no words for it."""
         return ()
 
@@ -368,6 +368,10 @@ class V2Dialect:
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
+        return None
+
+    def throttled(self) -> Frame | None:
+        """Return nothing: this dialect has no words for it."""
         return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
