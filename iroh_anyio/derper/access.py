@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hmac
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import anyio
 
 from iroh_anyio.derper.extra import import_extra
+from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId
+from iroh_proto.x25519 import X25519PublicKey
 
 if TYPE_CHECKING:
     import httpx
@@ -82,8 +86,11 @@ class AccessControl:
         self._client: httpx.AsyncClient | None = None
         self._limiter = anyio.CapacityLimiter(CALLOUTS_LIMIT)
 
-    def decide(self, node_id: NodeId, token: str | None) -> bool | None:
-        """Say whether a node may relay that has proven its key and shows this token, if any.
+    def decide(self, key: NodeId | X25519PublicKey, token: str | None) -> bool | None:
+        """Say whether a client may relay that has proven its key and shows this token, if any.
+
+        Of a client that is known by an X25519 key, lists tell by the keys of their nodes, and a web
+        service is not asked: it knows node ids.
 
         :returns: ``None`` if a web service has to be :meth:`asked <ask>`.
         """
@@ -91,13 +98,13 @@ class AccessControl:
             case Everyone():
                 return True
             case Allowlist(node_ids):
-                return node_id in node_ids
+                return _is_among(key, node_ids)
             case Denylist(node_ids):
-                return node_id not in node_ids
+                return not _is_among(key, node_ids)
             case SharedTokens(tokens):
                 return token is not None and _is_one_of(token, tokens)
             case HttpCallout():
-                return None
+                return None if isinstance(key, NodeId) else False
             case _:
                 assert_never(self.rule)
 
@@ -145,6 +152,19 @@ async def _says_yes(response: httpx.Response) -> bool:
         # To the end, however long: the time is limited, and trio wants iterators to be exhausted.
         body = (body + chunk)[: len(_YES) + 1]
     return body == _YES
+
+
+def _is_among(key: NodeId | X25519PublicKey, node_ids: frozenset[NodeId]) -> bool:
+    return key in (node_ids if isinstance(key, NodeId) else _x25519_keys(node_ids))
+
+
+@lru_cache(maxsize=2)
+def _x25519_keys(node_ids: frozenset[NodeId]) -> frozenset[bytes]:
+    keys = set()
+    for node_id in node_ids:
+        with suppress(DecodeError):  # which no honest node has
+            keys.add(node_id.to_x25519())
+    return frozenset(keys)
 
 
 def _is_one_of(token: str, tokens: tuple[str, ...]) -> bool:

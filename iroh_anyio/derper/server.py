@@ -33,7 +33,7 @@ from iroh_proto.derp.pages import Page, page_for, plain_page_for
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.relay_events import AccessRequested, ClientDisconnected, DerpServerEvent
 from iroh_proto.derp.upgrade import HttpRequest
-from iroh_proto.key import SecretKey
+from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.stun.server import StunServer, StunServerStats
 
 logger = logging.getLogger("iroh_anyio.derper")
@@ -352,6 +352,7 @@ class Derper(Service):
             self._complete_access(event, allowed)
 
     async def _ask(self, event: AccessRequested) -> None:
+        assert isinstance(event.node_id, NodeId)
         self._complete_access(event, await self._access.ask(event.node_id))
         self._driver.flush()
 
