@@ -30,7 +30,8 @@ svg .note { font-weight: 400; font-size: 13px; fill: var(--soft); }
 table { width: 100%; border-collapse: collapse; font-size: .95rem; }
 td, th { text-align: left; padding: .5rem .8rem .5rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td:first-child { white-space: nowrap; }
-pre { overflow-x: auto; margin-top: .8rem; padding: 1rem 1.2rem; font: 14px/1.6 ui-monospace, monospace;
+pre { overflow-x: auto; margin-top: .8rem; padding: 1rem 1.2rem;
+  font: 14px/1.6 ui-monospace, monospace;
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 footer { margin-top: 3rem; font-size: .9rem; color: var(--soft); }
 """

@@ -444,7 +444,7 @@ class TestDrain:
 
 
 def test_lists_know_nodes_by_their_x25519_keys_too() -> None:
-    """As clients of Tailscale's dialect have them; no list is got round by the choice of dialect."""
+    """As clients of Tailscale's dialect have them, so that none gets round a list by it."""
     alice, bob = (X25519PublicKey(key.public.to_x25519()) for key in (ALICE, BOB))
     ids = frozenset([ALICE.public, NodeId(bytes(32))])  # one of them has no such key
     allowed = AccessControl(Allowlist(ids))
