@@ -11,11 +11,11 @@ from typing import Self
 
 from iroh_anyio.derper.access import AccessRule, Everyone
 from iroh_proto.address import UdpAddress
+from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.key import SecretKey
 
 HTTP_PORT = 80
 HTTPS_PORT = 443
-QUIC_PORT = 7842
 METRICS_PORT = 9090
 
 DEV_PORT = 3340
@@ -26,22 +26,6 @@ MAX_CONNECTIONS = 4_096
 
 DRAIN_TIME = 2.0
 """Seconds that clients have to leave after they were told that the server goes away."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """What each client may send: bytes a second, and at most ``max_burst_bytes`` at once."""
-
-    bytes_per_second: int
-    max_burst_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptLimit:
-    """How many connections may come a second, and how many of them at once."""
-
-    per_second: float
-    burst: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,15 +38,13 @@ from iroh_anyio.derper.config import (
     HTTPS_PORT,
     MAX_CONNECTIONS,
     METRICS_PORT,
-    QUIC_PORT,
-    AcceptLimit,
     DerperConfig,
-    RateLimit,
     TlsConfig,
 )
 from iroh_anyio.derper.toml_table import ConfigError, TomlTable
 from iroh_proto.address import UdpAddress
-from iroh_proto.derp.map import STUN_PORT
+from iroh_proto.derp.map import QUIC_PORT, STUN_PORT
+from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
 
