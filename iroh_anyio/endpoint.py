@@ -172,7 +172,7 @@ class MagicEndpoint(Service):
                 raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
             authorities = Authorities.load(ca_file)
             make_ssl_context = authorities.ssl_context
-            options = replace(options, ca_certificates=authorities.pem)
+            options = replace(options, ca_certificates=authorities.pem_beside_public())
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:
