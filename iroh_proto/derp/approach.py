@@ -95,12 +95,11 @@ def first_approach(url: DerpUrl, dialect: str | None, *, has_token: bool = False
         return Approach("v2", DERP_PATH, "framed")
     if dialect in _RELAY_DIALECTS:
         return Approach(dialect, RELAY_PATH, "websocket")
-    wants_websocket = url.scheme in ("ws", "wss") or (has_token and dialect is None)
-    form: Form = "websocket" if wants_websocket else "framed"
+    form: Form = "websocket" if url.scheme in ("ws", "wss") else "framed"
     if dialect == _TAILSCALE:
         return Approach(dialect, DERP_PATH, form)
-    if form == "websocket":
-        return Approach(dialect, RELAY_PATH, form)
+    if form == "websocket" or (has_token and dialect is None):
+        return Approach(dialect, RELAY_PATH, "websocket")
     return Approach("v3", RELAY_PATH, form)
 
 

@@ -69,8 +69,8 @@ class ClientUpgrade:
 
     :param path: what to ask for; of the URL only the query counts beside it, as upstream.
     :param subprotocols: what to offer with a websocket, the best first.
-    :param token: what to show to a server that lets in none without one.
     :param upgrade: what to ask for in the framed form.
+    :param token: what to show to a server that lets in none without one.
     :ivar request: the bytes to send.
     :ivar names_derp_key: whether the answer has the key of a server of Tailscale's dialect.
     :ivar subprotocol: the one that the server chose, if it did.

@@ -119,17 +119,18 @@ def take(step: Snippet, folder: Path, environ: dict[str, str], backend: str) -> 
 
 def test_every_other_file_in_the_text_is_one() -> None:
     files = [snippet.text for snippet in snippets(OTHER_PARTS) if snippet.kind == "toml"]
-    assert len(files) == 2
+    assert len(files) == 3
     for text in files:
-        assert parse_config(text).notices == ()
+        assert parse_config(text, environ={"IROH_DERPER_MESH_KEY": "1" * 64}).notices == ()
 
 
 def test_every_setting_is_in_the_table() -> None:
     table = TEXT[TEXT.index("## Settings") :]
-    own = {"max_connections", "drain_time", "listen_dialect"}
+    own = {"max_connections", "drain_time", "listen_dialect", "mesh"}
     config = {field.name for field in fields(DerperConfig)}
     # What the file calls otherwise, or does not have.
     config -= {"notices", "may_lack_stun", "rate_limit", "accept_limit", "tls", *own}
+    config -= {"mesh_key", "mesh_servers"}
     tls = {field.name for field in fields(TlsConfig)}
     tls -= {"hostnames", "certificate_path", "key_path"}
     expected = config | {f"tls.{name}" for name in tls} | {f"derper.{name}" for name in own}
