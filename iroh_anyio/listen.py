@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -43,7 +43,8 @@ class TcpServerMachine(TcpStreams, Protocol):
 class TcpAcceptor(TcpPort):
     """Accepts connections and carries them.
 
-    :param ssl_context: if given, every connection begins with a TLS handshake.
+    :param ssl_context: if given, every connection begins with a TLS handshake by the context that
+        it returns then.
     :param max_connections: more than these are closed at once and counted in ``refused``.
     """
 
@@ -52,7 +53,7 @@ class TcpAcceptor(TcpPort):
         machine: TcpServerMachine,
         listeners: Sequence[socket.socket],
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
         max_connections: int,
         write_timeout: float = WRITE_TIMEOUT,
     ) -> None:
@@ -63,6 +64,11 @@ class TcpAcceptor(TcpPort):
         self._ssl_context = ssl_context
         self._max_connections = max_connections
         self._last_id = 0
+
+    @property
+    def served(self) -> int:
+        """Connections that ever were carried."""
+        return self._last_id
 
     def start(self, driver: Driver[Any]) -> None:
         """Start accepting."""
@@ -118,7 +124,7 @@ class TcpAcceptor(TcpPort):
         accepted.setblocking(False)
         if self._ssl_context is not None:
             try:
-                accepted = self._ssl_context.wrap_socket(
+                accepted = self._ssl_context().wrap_socket(
                     accepted, server_side=True, do_handshake_on_connect=False
                 )
             except OSError:  # it is gone again already

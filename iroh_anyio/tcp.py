@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 from iroh_anyio.dial import dial
 from iroh_anyio.driver import Driver
 from iroh_anyio.patience import Patience
+from iroh_anyio.proxy import HttpProxy
 from iroh_anyio.tcp_connection import READ_SIZE, Socket, TcpConnection
 from iroh_proto.machine import (
     TcpCloseRequested,
@@ -198,6 +199,7 @@ class TcpDialer(TcpPort):
 
     :param ssl_context: makes the context for TLS connections; by default it has the system's
         certificate authorities.
+    :param proxy: what all connections go through.
     """
 
     def __init__(
@@ -205,12 +207,14 @@ class TcpDialer(TcpPort):
         machine: TcpUser,
         *,
         ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        proxy: HttpProxy | None = None,
         write_timeout: float = WRITE_TIMEOUT,
     ) -> None:
         super().__init__(machine, write_timeout=write_timeout)
         self._user = machine
         self._make_ssl_context = ssl_context
-        self._ssl_context: ssl.SSLContext | None = None
+        self._proxy = proxy
+        self._client_context: ssl.SSLContext | None = None
         self._dials: dict[int, anyio.CancelScope] = {}
 
     def start(self, driver: Driver[Any]) -> None:
@@ -234,7 +238,7 @@ class TcpDialer(TcpPort):
         with scope:
             try:
                 context = self._context() if event.tls else None
-                tcp_socket = await dial(event.host, event.port, context)
+                tcp_socket = await dial(event.host, event.port, context, proxy=self._proxy)
             except OSError as problem:
                 error = str(problem) or type(problem).__name__
                 logger.debug("connecting to %s port %d: %s", event.host, event.port, error)
@@ -249,6 +253,6 @@ class TcpDialer(TcpPort):
             self.driver.flush()
 
     def _context(self) -> ssl.SSLContext:
-        if self._ssl_context is None:
-            self._ssl_context = self._make_ssl_context()
-        return self._ssl_context
+        if self._client_context is None:
+            self._client_context = self._make_ssl_context()
+        return self._client_context

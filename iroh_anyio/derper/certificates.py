@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Certificate:
     """A certificate chain and its key, in two PEM files.
 
     :ivar expires: until when it is valid.
+    :ivar on_new: called when there is a new one.
     :ivar context: serves TLS with what was read last. Connections that stand keep what they began
         with.
     :raises CertificateError: if the files cannot be read, or do not belong together.
@@ -35,8 +37,13 @@ class Certificate:
         self.certificate_path = certificate_path
         self.key_path = key_path
         self.expires: datetime
+        self.on_new: Callable[[], None] | None = None
         self._seen = self._fingerprint()
         self.context = self._load()
+
+    def current(self) -> ssl.SSLContext:
+        """Return the context to use for a new connection."""
+        return self.context
 
     def reload(self) -> bool:
         """Read the files again if they changed; return whether there is a new certificate.
@@ -54,6 +61,8 @@ class Certificate:
             logger.error("keeping the old certificate: %s", error)
             return False
         logger.info("new certificate from %s, until %s", self.certificate_path, self.expires)
+        if self.on_new is not None:
+            self.on_new()
         return True
 
     async def watch(self, interval: float = WATCH_INTERVAL) -> None:

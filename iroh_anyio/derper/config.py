@@ -11,11 +11,13 @@ from typing import Self
 
 from iroh_anyio.derper.access import AccessRule, Everyone
 from iroh_proto.address import UdpAddress
+from iroh_proto.derp.mesh import MeshServer
+from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.key import SecretKey
 
 HTTP_PORT = 80
 HTTPS_PORT = 443
-QUIC_PORT = 7842
 METRICS_PORT = 9090
 
 DEV_PORT = 3340
@@ -26,22 +28,6 @@ MAX_CONNECTIONS = 4_096
 
 DRAIN_TIME = 2.0
 """Seconds that clients have to leave after they were told that the server goes away."""
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """What each client may send: bytes a second, and at most ``max_burst_bytes`` at once."""
-
-    bytes_per_second: int
-    max_burst_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptLimit:
-    """How many connections may come a second, and how many of them at once."""
-
-    per_second: float
-    burst: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +64,8 @@ class DerperConfig:
     :ivar drain_time: seconds that clients have to leave when the server ends.
     :ivar listen_dialect: which clients to expect where a request does not tell, ``"v2"`` or
         ``"v3"``; ``None`` waits a moment to see.
+    :ivar mesh_key: the secret that servers of a mesh share; ``None`` for no mesh.
+    :ivar mesh_servers: the others that this one dials.
     :ivar notices: sentences about keys that were accepted and have no effect.
     """
 
@@ -94,6 +82,8 @@ class DerperConfig:
     max_connections: int = MAX_CONNECTIONS
     drain_time: float = DRAIN_TIME
     listen_dialect: str | None = None
+    mesh_key: MeshKey | None = None
+    mesh_servers: tuple[MeshServer, ...] = ()
     notices: tuple[str, ...] = ()
 
     @classmethod

@@ -92,6 +92,7 @@ class DerpClient:
         ``url`` and ``dialect`` make likely.
     :param names: the nodes that other connections of this side know by their X25519 keys, to be
         shared with this one.
+    :param token: what to show to a server that lets in none without one.
     :raises LocalProtocolError: if there is no such dialect.
     """
 
@@ -104,12 +105,13 @@ class DerpClient:
         dialect: str | None = None,
         approach: Approach | None = None,
         names: NodeNames | None = None,
+        token: str | None = None,
     ) -> None:
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
         self._names = NodeNames() if names is None else names
-        self._approach = approach or first_approach(url, dialect)
+        self._approach = approach or first_approach(url, dialect, has_token=token is not None)
         self._upgrade = ClientUpgrade(
             url=url,
             path=self._approach.path,
@@ -117,6 +119,7 @@ class DerpClient:
             upgrade=self._approach.upgrade,
             rng=rng,
             subprotocols=self._approach.subprotocols,
+            token=token,
         )
         self._state: _State = "idle"
         self._dialect: Dialect | None = None

@@ -95,6 +95,7 @@ class ServerLink:
         *,
         url: DerpUrl,
         dialect: str | None,
+        token: str | None,
         approach: Approach | None,
         secret_key: SecretKey,
         rng: random.Random,
@@ -113,6 +114,7 @@ class ServerLink:
         self.used_at = now
         self.has_sent = False
         self._dialect = dialect
+        self._token = token
         self._secret_key = secret_key
         self._rng = rng
         self._names = names
@@ -225,6 +227,7 @@ class ServerLink:
             dialect=self._dialect,
             approach=self.approach,
             names=self._names,
+            token=self._token,
         )
         self._client.note_preferred(self._is_preferred, now=now)
         self._client.start(now=now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -220,6 +221,55 @@ def test_connect_by_node_id_meets_at_the_derp_server(tmp_path: Path) -> None:
             answers = listener.communicate(b"", timeout=LIMIT)
     assert connecting.returncode == 0, connecting.stderr
     assert answers[0] == b"by id alone"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("arguments", "says_first"),
+    [
+        (["listen", "--no-derp", "--bind", "127.0.0.1:0"], "stderr"),
+        (["derper", "--dev", "--port", "0", "--stun-port", "0"], "stdout"),
+        (["demo"], "stderr"),
+    ],
+    ids=["listen", "derper", "demo"],
+)
+def test_a_signal_ends_a_command_in_good_order(
+    arguments: list[str], says_first: str, number: signal.Signals
+) -> None:
+    with running(*arguments) as process:
+        assert first_line(getattr(process, says_first))
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in complaint
+    assert b"Error" not in complaint
+
+
+def test_ctrl_c_at_one_end_of_a_pipe_fails_the_other() -> None:
+    bind = ["--no-derp", "--bind", "127.0.0.1:0"]
+    with running("listen", *bind) as listener:
+        first_line(listener.stderr)
+        ticket = first_line(listener.stderr).decode().split()[-1]
+        with running("connect", ticket, *bind, "-v") as connecting:
+            while b"Connected to" not in first_line(connecting.stderr):
+                pass
+            connecting.send_signal(signal.SIGINT)
+            connecting.communicate(timeout=LIMIT)
+        _, complaint = listener.communicate(timeout=LIMIT)
+    assert connecting.returncode == 128 + signal.SIGINT
+    assert listener.returncode == 1
+    assert b"Error: not all data came through" in complaint
+
+
+def test_verbose_tells_on_stderr_alone() -> None:
+    nobody = NodeAddr(SecretKey(SECRET).public, direct_addresses=["127.0.0.1:9"])
+    quiet, loud = (
+        run("connect", str(NodeTicket(nobody)), "--no-derp", "--bind", "127.0.0.1:0", *verbose)
+        for verbose in ([], ["-v"])
+    )
+    assert quiet.stdout == loud.stdout == b""
+    assert b"iroh_anyio.endpoint" not in quiet.stderr
+    assert b"iroh_anyio.endpoint" in loud.stderr
 
 
 def test_demo_json_reports_a_relayed_start_and_a_direct_end(tmp_path: Path) -> None:

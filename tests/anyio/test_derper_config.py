@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from iroh_anyio.derper.access import Allowlist, Denylist, Everyone, HttpCallout, SharedTokens
-from iroh_anyio.derper.config import AcceptLimit, DerperConfig, RateLimit, TlsConfig
+from iroh_anyio.derper.config import DerperConfig, TlsConfig
 from iroh_anyio.derper.config_file import load_config, parse_config
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import NodeId, SecretKey, UdpAddress
+from iroh_proto.derp.rate import AcceptLimit, RateLimit
 
 ALICE = SecretKey(bytes(range(32))).public
 BOB = SecretKey(bytes(32)).public

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -74,3 +75,11 @@ def _builder(
         .not_valid_before(now - DAY)
         .not_valid_after(now + DAY)
     )
+
+
+def server_context(authority: Authority, folder: Path) -> ssl.SSLContext:
+    """Return what serves TLS with a new certificate, whose files are put into the folder."""
+    authority.issue(folder / "server.crt", folder / "server.key", serial=1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    return context

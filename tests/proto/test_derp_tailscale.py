@@ -50,6 +50,7 @@ from iroh_proto.derp.frames import (
     KeepAlive,
     NotePreferred,
     PacketGroups,
+    PacketParts,
     Ping,
     Pong,
     Restarting,
@@ -378,7 +379,7 @@ def test_messages_are_no_longer_than_upstreams_server_reads() -> None:
         frame.payload for frame in server.receive(wire) if isinstance(frame, CurveSendPacket)
     ]
     assert payloads == [*datagrams, bytes(PACKET_LIMIT)]
-    parts = [HEADER.pack(5, PACKET_LIMIT + 32) + OTHER, bytes(PACKET_LIMIT)]
+    parts: PacketParts = [HEADER.pack(5, PACKET_LIMIT + 32) + OTHER, bytes(PACKET_LIMIT)]
     (piece,) = server.encode_relayed(parts)
     back = list(WebsocketMessages(mask_rng=random.Random(1)).receive(piece))
     assert [len(message) for message in back] == [32_768, 32_768, 37]
