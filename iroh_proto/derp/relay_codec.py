@@ -70,6 +70,11 @@ class RelayCodec:
         """Whether the peer began the closing handshake."""
         return self._messages.is_closed
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+        return self.error is not None or self._messages.has_news
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
@@ -134,8 +139,7 @@ class RelayCodec:
         build = self._messages.build
         if holds_segments(parts):
             return [
-                build(b"".join((header, data)))
-                for header, data in zip(parts[::2], parts[1::2], strict=True)
+                build(header, data) for header, data in zip(parts[::2], parts[1::2], strict=True)
             ]
         return [
             build(message)
