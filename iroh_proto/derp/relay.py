@@ -337,13 +337,13 @@ class DerpServer:
         now = self._time.advance(now)
         self._accepts = False
         self._drain_deadline = None
-        self._mesh.close(now=now)
-        self._settle_mesh(now)
         for tcp_id, connection in list(self._connections.items()):
             # Nobody is told that others are gone: everybody is.
             self._router.disconnect(tcp_id)
             connection.close(now=now)
             self._settle(tcp_id, connection, now)
+        self._mesh.close(now=now)
+        self._settle_mesh(now)
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
