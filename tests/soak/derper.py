@@ -147,6 +147,7 @@ def summary(soak: Soak, last: dict[str, Any]) -> dict[str, Any]:
         "datagrams": soak.crowd.delivered,
         "memory": [*soak.memory, soak.peak],
         "counts": last["counts"],
+        "ends": last["ends"],
         "problems": problems,
     }
 
