@@ -27,8 +27,10 @@ from iroh_anyio.driver import Driver, UdpPort
 from iroh_anyio.listen import TcpAcceptor
 from iroh_anyio.quic.qad_server import PrivateKey
 from iroh_anyio.service import Service
+from iroh_anyio.tcp import TcpDialer
 from iroh_proto.address import UdpAddress
 from iroh_proto.derp.map import STUN_PORT
+from iroh_proto.derp.mesh import MeshServerConnected, MeshServerLost
 from iroh_proto.derp.pages import Page, page_for, plain_page_for
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.relay_events import AccessRequested, ClientDisconnected, DerpServerEvent
@@ -82,6 +84,8 @@ class Derper(Service):
             rate_limit=config.rate_limit,
             accept_limit=config.accept_limit,
             asks_access=asks_access,
+            mesh_key=config.mesh_key,
+            mesh_servers=config.mesh_servers if config.enable_relay else (),
             listen_dialect=config.listen_dialect,
         )
         self._stun = StunServer()
@@ -101,7 +105,7 @@ class Derper(Service):
         if not config.enable_relay:
             self._serve_pages(main, page_for, ssl_context)
             main = ()
-        self._acceptor = TcpAcceptor(
+        self._acceptor = _MeshAcceptor(
             self._machine,
             main,
             ssl_context=ssl_context,
@@ -113,6 +117,8 @@ class Derper(Service):
         )
         self._driver.handle(AccessRequested, self._on_access_requested)
         self._driver.handle(ClientDisconnected, self._on_disconnected)
+        self._driver.handle(MeshServerConnected, self._on_mesh_server_connected)
+        self._driver.handle(MeshServerLost, self._on_mesh_server_lost)
 
     @classmethod
     async def bind(
@@ -211,8 +217,8 @@ class Derper(Service):
 
     @property
     def connections(self) -> int:
-        """TCP connections being served."""
-        return len(self._acceptor)
+        """TCP connections of clients and others that came."""
+        return self._acceptor.serving
 
     @property
     def refused(self) -> int:
@@ -274,11 +280,12 @@ class Derper(Service):
                 for pages in self._pages:
                     await tasks.start(pages.run)
                 await tasks.start(self._driver.run)
+                self._machine.start(now=self._driver.now())
+                self._driver.flush()
                 logger.info("serving %s, STUN on port %s", self.url, self.stun_port)
                 task_status.started()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._access.close()
+            await self._access.close()
 
     async def _stop(self) -> None:
         self._acceptor.stop_listening()
@@ -328,7 +335,7 @@ class Derper(Service):
             stun=self._stun.stats,
             qad=None if self._qad is None else self._qad.stats,
             clients=len(self._machine.clients),
-            connections=len(self._acceptor),
+            connections=self._acceptor.serving,
             accepted=self._acceptor.served,
             disconnects=self._disconnects,
             refused=self._acceptor.refused,
@@ -343,6 +350,13 @@ class Derper(Service):
     def _on_disconnected(self, event: ClientDisconnected) -> None:
         self._disconnects += 1
         logger.debug("%s", event)
+
+    def _on_mesh_server_connected(self, event: MeshServerConnected) -> None:
+        logger.info("in a mesh with %s by %s", event.server.url, event.server.dialect)
+
+    def _on_mesh_server_lost(self, event: MeshServerLost) -> None:
+        server = event.server
+        logger.info("without %s of the mesh by %s: %s", server.url, server.dialect, event.error)
 
     def _on_access_requested(self, event: AccessRequested) -> None:
         allowed = self._access.decide(event.node_id, event.token)
@@ -359,6 +373,10 @@ class Derper(Service):
         if not allowed:
             logger.info("not letting in %s", event.node_id)
         self._machine.complete_access(event.tcp_id, allowed=allowed, now=self._driver.now())
+
+
+class _MeshAcceptor(TcpAcceptor, TcpDialer):
+    """Carries the connections of clients, and those to other servers of the mesh."""
 
 
 def check_libraries(config: DerperConfig) -> None:

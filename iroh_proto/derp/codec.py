@@ -15,15 +15,16 @@ Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from iroh_proto.derp.frames import (
     HEADER,
     KEYED_HEADER,
     PACKET_LIMIT,
     RELAYED_PACKET,
+    SENT_PACKET,
     Frame,
     FrameTable,
     PacketGroups,
@@ -58,6 +59,10 @@ class FrameCodec(Protocol):
     def is_closed(self) -> bool:
         """Whether the peer closed inside the form (a websocket's closing handshake)."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
 
@@ -67,7 +72,7 @@ class FrameCodec(Protocol):
         For a handshake, behind which frames are received in another way.
         """
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server.
 
         Groups stand where their packets stood among the other frames, ready to be relayed as
@@ -105,23 +110,44 @@ class FramedCodec:
     Bytes of an unfinished frame are kept, never more than the table allows for that frame.
     """
 
-    __slots__ = ("_is_server", "_partial", "_receives", "_sends", "_table", "_wanted", "error")
+    __slots__ = (
+        "_heeded",
+        "_is_server",
+        "_last_head",
+        "_last_header",
+        "_last_size",
+        "_partial",
+        "_receives",
+        "_sends",
+        "_table",
+        "_wanted",
+        "error",
+        "has_news",
+    )
 
     is_closed = False
+    _sent: Callable[[Any, bytes], Frame] = SendPacket
+    _relayed: Callable[[Any, bytes], Frame] = RecvPacket
+    _key_of: Callable[[bytes], Any] = staticmethod(node_id_of)
 
     def __init__(self, table: FrameTable, *, is_server: bool) -> None:
-        self._table = table
+        self._table = self._heeded = table
         self._is_server = is_server
-        self._receives = table.number_of(SendPacket if is_server else RecvPacket)
-        self._sends = table.number_of(RecvPacket if is_server else SendPacket)
+        self._receives = SENT_PACKET if is_server else RELAYED_PACKET
+        self._sends = RELAYED_PACKET if is_server else SENT_PACKET
         self._partial = bytearray()
         self._wanted = HEADER.size  # bytes that must be there before another look is worth it
+        # The header of the last packet, what it becomes, and the size of the whole frame.
+        self._last_head = self._last_header = b""
+        self._last_size = 0
         self.error: DecodeError | None = None
+        self.has_news = False
 
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
-        packet = SendPacket if self._is_server else RecvPacket
+        packet = self._sent if self._is_server else self._relayed
+        key_of = self._key_of
         append, unpack, receives = frames.append, KEYED_HEADER.unpack_from, self._receives
         whole = self._whole(data)
         offset, end = 0, len(whole)
@@ -133,7 +159,7 @@ class FramedCodec:
                     stop = offset + 5 + length
                     if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
                         break
-                    append(packet(node_id_of(key), whole[offset + 37 : stop]))
+                    append(packet(key_of(key), whole[offset + 37 : stop]))
                     offset = stop
                 if (other := self._other(whole, offset)) is None:
                     break
@@ -160,22 +186,21 @@ class FramedCodec:
         self._keep(whole, one[1])
         return one[0]
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
-        frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
-        whole = self._whole(data)
-        offset = 0
+        whole = self._whole(data) if self._partial or self.error is not None else data
+        offset = self._group(whole, 0, source, groups)
+        if offset == len(whole):
+            return [PacketGroups(groups)] if groups else []
+        frames: list[Frame | PacketGroups] = []
         try:
-            while True:
-                offset = self._group(whole, offset, source, groups)
-                if (other := self._other(whole, offset)) is None:
-                    break
+            while (other := self._other(whole, offset)) is not None:
                 if groups:
                     frames.append(PacketGroups(groups))
                     groups = {}
                 frames.append(other[0])
-                offset = other[1]
+                offset = self._group(whole, other[1], source, groups)
         except DecodeError as error:
             self._fail(error)
         else:
@@ -192,7 +217,7 @@ class FramedCodec:
         number, body = self._table.number_and_body(frame)
         return HEADER.pack(number, len(body)) + body
 
-    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+    def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         parts: list[bytes] = []
         append = parts.append
@@ -234,7 +259,7 @@ class FramedCodec:
         return whole
 
     def _group(
-        self, whole: bytes, start: int, source: NodeId, groups: dict[bytes, PacketParts]
+        self, whole: bytes, start: int, source: bytes, groups: dict[bytes, PacketParts]
     ) -> int:
         """Take the packets from ``start`` on into groups; return where the first other frame is.
 
@@ -242,32 +267,26 @@ class FramedCodec:
         one destination, so that each is looked up only when it is not the one before, and the only
         object made for a packet is a view of it.
         """
-        view = memoryview(whole)
-        unpack = _UNREAD_KEYED_HEADER.unpack_from
         end = len(whole)
         last_keyed = end - KEYED_HEADER.size
+        if start > last_keyed:
+            return start
+        view, unpack = memoryview(whole), _UNREAD_KEYED_HEADER.unpack_from
         offset = start
-        headers: dict[bytes, tuple[bytes, int]] = {}
-        last_head, header, size = b"", b"", 0
+        last_head, header, size = self._last_head, self._last_header, self._last_size
         last_destination = b""
         parts: PacketParts = []
         while offset <= last_keyed:
             head, destination = unpack(whole, offset)
             if head != last_head:
-                if head in headers:
-                    header, size = headers[head]
-                else:
-                    number, length = HEADER.unpack(head)
-                    if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
-                        break
-                    header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
-                    size = HEADER.size + length
-                    headers[head] = header, size
-                last_head = head
-            payload = offset + 37
-            offset += size
-            if offset > end:
-                return offset - size
+                number, length = HEADER.unpack(head)
+                if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
+                    break
+                last_head, size = head, HEADER.size + length
+                header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
+            stop = offset + size
+            if stop > end:
+                break
             if destination != last_destination:
                 if destination in groups:
                     parts = groups[destination]
@@ -275,7 +294,10 @@ class FramedCodec:
                     parts = groups[destination] = []
                 last_destination = destination
             parts.append(header)
-            parts.append(view[payload:offset])
+            parts.append(view[offset + 37 : stop])
+            offset = stop
+        if last_head is not self._last_head:
+            self._last_head, self._last_header, self._last_size = last_head, header, size
         return offset
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
@@ -284,7 +306,7 @@ class FramedCodec:
         if start > len(whole):
             return None
         number, length = HEADER.unpack_from(whole, offset)
-        decode_body = self._table.decoder(number, length)
+        decode_body = self._heeded.decoder(number, length)
         stop = start + length
         if stop > len(whole):
             self._wanted = stop - offset
@@ -299,6 +321,7 @@ class FramedCodec:
 
     def _fail(self, error: DecodeError) -> None:
         self.error = error
+        self.has_news = True
         self._partial.clear()
 
 
@@ -322,6 +345,11 @@ class WebsocketCodec:
         """Whether the peer began the closing handshake."""
         return self._messages.is_closed
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+        return self.error is not None or self._messages.has_news
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
@@ -341,7 +369,7 @@ class WebsocketCodec:
             self.error = error
         return None
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
@@ -369,7 +397,7 @@ class WebsocketCodec:
         """
         return self._messages.build(self._table.encode_message(frame))
 
-    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+    def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         start = bytes((self._sends,)) + node_id
         return b"".join(self._messages.build(start + payload) for payload in payloads)
@@ -380,7 +408,7 @@ class WebsocketCodec:
             parts = packed_parts(parts)
         number = bytes((self._sends,))
         return [
-            self._messages.build(b"".join((number, header[HEADER.size :], payload)))
+            self._messages.build(number, header[HEADER.size :], payload)
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
         ]
 

@@ -70,6 +70,11 @@ class RelayCodec:
         """Whether the peer began the closing handshake."""
         return self._messages.is_closed
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+        return self.error is not None or self._messages.has_news
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
@@ -89,7 +94,7 @@ class RelayCodec:
             self.error = error
         return None
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with datagrams as groups, for a server.
 
         Datagrams that no receiver would take, empty or too long, come as frames.
@@ -134,8 +139,7 @@ class RelayCodec:
         build = self._messages.build
         if holds_segments(parts):
             return [
-                build(b"".join((header, data)))
-                for header, data in zip(parts[::2], parts[1::2], strict=True)
+                build(header, data) for header, data in zip(parts[::2], parts[1::2], strict=True)
             ]
         return [
             build(message)
@@ -170,7 +174,7 @@ def _check_length(first: int, length: int) -> None:
         raise DecodeError(f"a message of more than {length} bytes")
 
 
-def _relayed(message: bytes, source: NodeId) -> tuple[bytes, bytes] | None:
+def _relayed(message: bytes, source: bytes) -> tuple[bytes, bytes] | None:
     """Return header and data of datagrams for their receiver; ``None`` if it is not for one."""
     number = message[0] if len(message) <= MESSAGE_LIMIT and message else None
     if number == SENT_DATAGRAM and len(message) > _DATA_OF_SINGLE:

@@ -12,9 +12,9 @@ client and only then speaks. ``applying`` is for a server that asks who may use 
 proven its key and is left unread until its access is decided on.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
-some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
-answered on all. That bytes to send are fetched at all is for the owner to watch, who hands them
-out.
+some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
+every 60 to 65 s. Pings are answered on all. That bytes to send are fetched at all is for the owner
+to watch, who hands them out.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import assert_never
@@ -36,20 +37,34 @@ from iroh_proto.derp.access import (
     token_of,
 )
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
+from iroh_proto.derp.dialects import (
+    DIALECTS,
+    FRAMED_DIALECTS,
+    ClientKey,
+    Dialect,
+    ServerHandshake,
+)
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
     PacketGroups,
     PacketParts,
-    PeerGone,
     Ping,
     Pong,
     Restarting,
 )
+from iroh_proto.derp.mesh_frames import (
+    QUEUED_PRESENCE_BYTES_LIMIT,
+    MeshRequest,
+    gone_frame,
+    presence_frame,
+)
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.pages import Page, refusal
-from iroh_proto.derp.rate import RateLimit, ReadThrottle
+from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
 from iroh_proto.derp.reception import Admission, receive_request
+from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
@@ -61,8 +76,9 @@ from iroh_proto.derp.server_events import (
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.key import SecretKey
 from iroh_proto.timers import LatestTime
+from iroh_proto.x25519 import X25519PublicKey, x25519_of
 
 REQUEST_TIMEOUT = 10.0
 """Seconds from the start to the end of the request's head."""
@@ -73,6 +89,10 @@ HANDSHAKE_TIMEOUT = 10.0
 HANDSHAKE_BYTES_LIMIT = 16_384
 """Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
 stranger may not make the server buffer more."""
+
+NOT_HERE_PER_SECOND = 1.0
+NOT_HERE_BURST = 3.0
+"""How often a client of Tailscale's dialect is told that it has sent to nobody (upstream's)."""
 
 LISTEN_TIMEOUT = 0.3
 """Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
@@ -100,10 +120,15 @@ class DerpServerConnection:
         waiting for them: a key of ``DIALECTS``.
     :param asks_access: whether a client that has proven its key waits for :meth:`complete_access`.
     :param rate_limit: how fast the client may send, if that is limited.
+    :param mesh_key: who gives the same is taken for a server of the mesh. It is let in without
+        being asked for, has no rate limit, and may ask for what other clients may not.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who the client is, once it was let in.
+    :ivar is_mesh_member: whether the client is a server of the mesh.
     :ivar is_paused: whether the client is to be left unread for now. What was read already is
         taken all the same.
+    :ivar has_news: whether something other than packets for others came out since the owner last
+        set it to false: events, bytes to write, deadlines that are earlier.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
 
@@ -115,6 +140,7 @@ class DerpServerConnection:
         listen_dialect: str | None = None,
         asks_access: bool = False,
         rate_limit: RateLimit | None = None,
+        mesh_key: MeshKey | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -124,6 +150,7 @@ class DerpServerConnection:
         self._listen_dialect = listen_dialect
         self._asks_access = asks_access
         self._rate_limit = rate_limit
+        self._mesh_key = mesh_key
         self._stats = ConnectionStats() if stats is None else stats
         self._time = LatestTime()
         self._state = _State.IDLE
@@ -138,7 +165,10 @@ class DerpServerConnection:
         self._liveness: ServerLiveness | None = None
         self._throttle: ReadThrottle | None = None
         self._was_throttled = False
-        self.node_id: NodeId | None = None
+        self._not_here: TokenBucket | None = None
+        self._mesh_requests: list[MeshRequest] = []
+        self.node_id: ClientKey | None = None
+        self.is_mesh_member = False
         self.is_paused = False
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
@@ -170,9 +200,7 @@ class DerpServerConnection:
 
         :raises LocalProtocolError: before :meth:`start`.
         """
-        now = self._advance(now)
-        if data:
-            self._receive(data, now)
+        self.take_data(data, self._advance(now))
 
     def receive_eof(self, *, now: float) -> None:
         """Take the news that the client will send no more, which ends the connection.
@@ -209,31 +237,91 @@ class DerpServerConnection:
         now = self._advance(now)
         self._rate_limit = limit
         if self._liveness is not None:
-            self._throttle = None if limit is None else ReadThrottle(limit, now=now)
+            self._throttle = None
+            if limit is not None and not self.is_mesh_member:
+                self._throttle = ReadThrottle(limit, now=now)
             self.is_paused = False
             self._liveness.resume(now)
 
     def send_packets(self, parts: PacketParts, *, now: float) -> None:
-        """Relay packets to the client. When it is slow, the oldest of all that wait are dropped.
+        """Relay packets to the client. When it is slow, some are dropped as its dialect has it.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        self.relay(parts)
+
+    # The way of every packet, for an owner whose time has advanced and whose client is let in.
+
+    def take_data(self, data: bytes, now: float) -> None:
+        """Do what :meth:`receive_data` does, without a look at the time."""
+        if self._state is not _State.RELAYING:
+            if data:
+                self._receive(data, now)
+            return
+        if self._throttle is not None:
+            self._throttle.note_read(len(data), now)
+            self.has_news = True
+        self._receive_frames(data, now)
+
+    def relay(self, parts: PacketParts) -> bool:
+        """Do what :meth:`send_packets` does; say whether something waits to be written."""
+        queue, session = self._queue, self._session
+        if self._state is not _State.RELAYING or session is None:
+            self._admitted()
+            return bool(queue)
+        if session.form == "framed":
+            (piece,) = session.codec.encode_relayed(parts)
+            dropped = queue.push_packets(piece, len(parts) // 2)
+        else:
+            dropped = 0
+            for piece in session.codec.encode_relayed(parts):
+                dropped += queue.push_packets(piece, 1)
+        if dropped:
+            self._stats.packets_dropped += dropped
+        return bool(queue)
+
+    def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
+        """Tell the client that somebody it has heard from is gone.
+
+        :param key: of the kind that the client's dialect has.
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is not None:
+            self._send(session.codec.encode(gone_frame(key)))
+
+    def send_not_here(self, key: X25519PublicKey, *, now: float) -> None:
+        """Tell the client that it has sent to nobody. Told too often, it is not told again soon.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        now = self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        if self._not_here is None:
+            self._not_here = TokenBucket(
+                per_second=NOT_HERE_PER_SECOND, limit=NOT_HERE_BURST, now=now
+            )
+        if self._not_here.take(1, now=now):
+            self._send(session.codec.encode(CurvePeerGone(key, GONE_NOT_HERE)))
+
+    def send_presence(self, presence: Presence, *, now: float) -> None:
+        """Tell a member of the mesh that a client came or went.
+
+        The connection ends if it reads too slowly, as it must miss nothing.
 
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
         self._advance(now)
         if (session := self._admitted()) is None:
             return
-        pieces = session.codec.encode_relayed(parts)
-        packets = len(parts) // 2 if session.form == "framed" else 1
-        for piece in pieces:
-            self._stats.packets_dropped += self._queue.push_packets(piece, packets)
-
-    def send_peer_gone(self, node_id: NodeId, *, now: float) -> None:
-        """Tell the client that a node it has heard from is gone.
-
-        :raises LocalProtocolError: before :class:`ClientAdmitted`.
-        """
-        self._advance(now)
-        if (session := self._admitted()) is not None:
-            self._send(session.codec.encode(PeerGone(node_id)))
+        frame = presence_frame(presence, has_curve_keys=session.dialect.has_curve_keys)
+        if frame is None:
+            return
+        data = session.codec.encode(frame)
+        if not self._queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
+            self._fail("a member of the mesh reads too slowly")
 
     def tell_standing(self, *, is_active: bool, now: float) -> None:
         """Tell the client whether it gets packets, if its dialect has words for that.
@@ -319,6 +407,13 @@ class DerpServerConnection:
             self._received = {}
         return received
 
+    def mesh_requests(self) -> Sequence[MeshRequest]:
+        """Return what a member of the mesh asks for, in order, and forget it."""
+        requests = self._mesh_requests
+        if requests:
+            self._mesh_requests = []
+        return requests
+
     def data_to_send(self, size_wanted: int | None = None) -> bytes:
         """Return the bytes to write, and forget them; empty when there are none.
 
@@ -330,8 +425,6 @@ class DerpServerConnection:
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
             case _State.RELAYING:
-                if self._throttle is not None:
-                    self._throttle.note_read(len(data), now)
                 self._receive_frames(data, now)
             case _State.APPLYING:
                 self._keep_unread(data)
@@ -355,7 +448,7 @@ class DerpServerConnection:
             self._answer(refusal("this is no HTTP request"))
             self._fail(str(self._upgrade.error))
         elif request is not None:
-            outcome = receive_request(request)
+            outcome = receive_request(request, derp_key=x25519_of(self._secret_key.public))
             if isinstance(outcome, Page):
                 self._answer(outcome)
                 self._end(None)
@@ -370,9 +463,12 @@ class DerpServerConnection:
 
     def _admit(self, admission: Admission, now: float) -> None:
         assert self._upgrade is not None
-        answer, behind = self._upgrade.switch(admission.headers)
+        if admission.headers is None:
+            behind = self._upgrade.switch_silently()
+        else:
+            answer, behind = self._upgrade.switch(admission.headers)
+            self._send(answer)
         self._upgrade = None
-        self._send(answer)
         self._handshake_deadline = now + HANDSHAKE_TIMEOUT
         dialect = admission.dialect or self._listen_dialect
         if dialect is None:
@@ -386,6 +482,7 @@ class DerpServerConnection:
     def _begin_session(self, dialect: str, form: Form) -> None:
         self._state = _State.HANDSHAKE
         self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
+        self._queue.rule = self._session.dialect.queue_rule
         for frame in self._session.handshake.begin():
             self._send(self._session.codec.encode(frame))
 
@@ -397,7 +494,7 @@ class DerpServerConnection:
         self._handshake_bytes += len(data)
         self._send(codec.replies())
         if frame is None:
-            self._check_form()
+            self._check_form(codec)
             if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
                 self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
             return
@@ -408,13 +505,14 @@ class DerpServerConnection:
                 self._send(codec.encode(frame))
             self._fail(str(error))
             return
-        if self._asks_access:
+        self.is_mesh_member = self._mesh_key is not None and handshake.mesh_key == self._mesh_key
+        if self._asks_access and not self.is_mesh_member:
             self._apply(self._session.dialect, node_id, now)
             self._keep_unread(data[allowed:])
         else:
             self._let_in(node_id, data[allowed:], now)
 
-    def _apply(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+    def _apply(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
         self._state = _State.APPLYING
         self._applicant = _Applicant(node_id)
         self._handshake_deadline = now + ACCESS_TIMEOUT
@@ -435,7 +533,7 @@ class DerpServerConnection:
             self._send(self._session.codec.encode(frame))
         self._end(None)
 
-    def _let_in(self, node_id: NodeId, behind: bytes, now: float) -> None:
+    def _let_in(self, node_id: ClientKey, behind: bytes, now: float) -> None:
         assert self._session is not None
         for answer in self._session.handshake.accept():
             self._send(self._session.codec.encode(answer))
@@ -443,7 +541,7 @@ class DerpServerConnection:
         self._state = _State.RELAYING
         self._handshake_deadline = math.inf
         self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
-        if self._rate_limit is not None:
+        if self._rate_limit is not None and not self.is_mesh_member:
             self._throttle = ReadThrottle(self._rate_limit, now=now)
         self.node_id = node_id
         self.is_paused = False
@@ -473,21 +571,34 @@ class DerpServerConnection:
         assert self._session is not None
         assert self._liveness is not None
         assert self.node_id is not None
-        for frame in self._session.codec.receive_grouped(data, self.node_id):
+        codec, node_id = self._session.codec, self.node_id
+        frames = codec.receive_grouped(data, node_id)
+        if frames:
             self._liveness.note_frame(now)
+        for frame in frames:
             if isinstance(frame, PacketGroups):
-                self._collect(frame.groups, self.node_id, now)
+                if self._received or node_id in frame.groups:
+                    self._collect(frame.groups, node_id)
+                else:
+                    self._received = frame.groups
+            elif isinstance(frame, MeshRequest):
+                if not self.is_mesh_member:
+                    self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
+                    return
+                self._mesh_requests.append(frame)
+                self.has_news = True
             else:
                 self._take_frame(frame, self._session, self._liveness)
-        self._check_form()
+        if codec.has_news:
+            self._check_form(codec)
 
-    def _collect(self, groups: dict[bytes, PacketParts], node_id: NodeId, now: float) -> None:
+    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey) -> None:
         # What a client sends to itself takes its place among the answers to its other frames,
         # which it would lose on a way round by the router.
         to_itself = groups.pop(node_id, None)
         if to_itself is not None:
             self._stats.packets_returned += len(to_itself) // 2
-            self.send_packets(to_itself, now=now)
+            self.has_news |= self.relay(to_itself)
         if not self._received:
             self._received = groups
             return
@@ -503,10 +614,8 @@ class DerpServerConnection:
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1
 
-    def _check_form(self) -> None:
+    def _check_form(self, codec: FrameCodec) -> None:
         """Look for what the codec found beside frames."""
-        assert self._session is not None
-        codec = self._session.codec
         if replies := codec.replies():
             self._send(replies)
         if codec.error is not None:
@@ -522,6 +631,7 @@ class DerpServerConnection:
             self._send(self._session.codec.encode(frame))
 
     def _send(self, data: bytes) -> None:
+        self.has_news = True
         if data and self._state is not _State.OVER and not self._queue.push_control(data):
             self._stats.controls_dropped += 1
 
@@ -560,6 +670,7 @@ class DerpServerConnection:
             self.is_paused = False
             self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
+            self.has_news = True
 
 
 class _Applicant:
@@ -567,7 +678,7 @@ class _Applicant:
 
     __slots__ = ("node_id", "unread")
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: ClientKey) -> None:
         self.node_id = node_id
         self.unread = bytearray()
 

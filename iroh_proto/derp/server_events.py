@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.errors import RemoteProtocolError
-from iroh_proto.key import NodeId
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class ConnectionStats:
     :ivar pings_answered: pings that clients sent.
     :ivar faults: connections that the other side's bytes or silence ended.
     :ivar packets_returned: packets that clients sent to themselves.
-    :ivar packets_dropped: packets dropped because their reader is slow, oldest first, or because
+    :ivar packets_dropped: packets dropped because their reader is slow, or because
         it stopped.
     :ivar controls_dropped: pongs and notices dropped because their reader is slow.
     :ivar frames_ignored: frames that decode but are no business of a server.
@@ -51,7 +51,7 @@ class KeyProven:
     :ivar token: what it showed beside its key (:func:`iroh_proto.derp.access.token_of`).
     """
 
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
     token: str | None = field(repr=False)
 
@@ -60,7 +60,7 @@ class KeyProven:
 class ClientAdmitted:
     """The client has proven to be ``node_id``. From now on it sends and gets packets."""
 
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
 
 

@@ -1,7 +1,9 @@
 """Messages of a websocket, after its HTTP upgrade.
 
-Binary messages carry frames, text messages are skipped. wsproto parses them. They are built here,
-because wsproto takes its masks from the operating system and not from the machine's ``rng``.
+Binary messages carry frames, one each, and text messages are skipped; or they carry a stream cut
+anywhere, and text is a fault. wsproto parses whatever is not simply a whole message
+(:mod:`iroh_proto.derp.whole_messages`). They are built here, because wsproto takes its masks from
+the operating system and not from the machine's ``rng``.
 
 Source: RFC 6455 section 5.
 """
@@ -12,14 +14,14 @@ import random
 from collections.abc import Callable, Iterator
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
+from iroh_proto.derp.whole_messages import MASK_SIZE, WholeMessages, apply_mask
 from iroh_proto.errors import DecodeError
 
 _FINAL = 0x80
 _MASKED = 0x80
-_MASK_SIZE = 4
 _SHORT_LENGTH_LIMIT = 125
 _U16_LENGTH = 126
 _U64_LENGTH = 127
@@ -31,20 +33,33 @@ class WebsocketMessages:
     :param mask_rng: where a client takes its masks from (RFC 6455 section 5.3); a server, which
         does not mask, gives ``None``.
     :param check: is given the first byte of each message and the bytes behind it so far, and
-        raises :class:`DecodeError` for too many. This bounds what is kept of an unfinished one.
+        raises :class:`DecodeError` for too many. This bounds what is kept of an unfinished one;
+        of a stream nothing is kept.
     :ivar is_closed: whether the peer began the closing handshake, after which nothing is read.
     """
 
-    __slots__ = ("_check", "_connection", "_mask_rng", "_message", "_replies", "is_closed")
+    __slots__ = (
+        "_check",
+        "_connection",
+        "_mask_rng",
+        "_message",
+        "_replies",
+        "_whole",
+        "is_closed",
+    )
 
     def __init__(
-        self, *, mask_rng: random.Random | None, check: Callable[[int, int], None]
+        self,
+        *,
+        mask_rng: random.Random | None,
+        check: Callable[[int, int], None] = lambda number, length: None,
     ) -> None:
         self._mask_rng = mask_rng
         self._check = check
         is_server = mask_rng is None
         self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
         self._message = bytearray()
+        self._whole = WholeMessages(is_masked=is_server, check=check)
         self._replies: list[bytes] = []
         self.is_closed = False
 
@@ -55,10 +70,12 @@ class WebsocketMessages:
 
         :raises DecodeError: for what is no websocket; receive no more then.
         """
-        if self.is_closed:
-            return
-        self._connection.receive_data(data)
-        for event in self._connection.events():
+        if not self._whole.is_over:
+            yield from self._whole.receive(data)
+            data = self._whole.rest()
+            if not data:
+                return
+        for event in self._events(data):
             if isinstance(event, BytesMessage):
                 self._message += event.data
                 if self._message:
@@ -67,14 +84,26 @@ class WebsocketMessages:
                     message = bytes(self._message)
                     self._message.clear()
                     yield message
-            elif isinstance(event, Ping):
-                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
-            elif isinstance(event, CloseConnection):
-                self._take_close(event)
 
-    def build(self, message: bytes) -> bytes:
-        """Return the bytes of a binary message."""
-        return self._build(Opcode.BINARY, message)
+    def receive_stream(self, data: bytes) -> Iterator[bytes]:
+        """Yield what binary messages hold, whole or not, as it comes.
+
+        :raises DecodeError: for what is no websocket, or for text; receive no more then.
+        """
+        for event in self._events(data):
+            if isinstance(event, TextMessage):
+                raise DecodeError("a websocket message of text")
+            if isinstance(event, BytesMessage):
+                yield bytes(event.data)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are replies, or the peer began the closing handshake."""
+        return self.is_closed or bool(self._replies)
+
+    def build(self, *parts: bytes | memoryview) -> bytes:
+        """Return the bytes of a binary message that has these parts."""
+        return self._build(Opcode.BINARY, b"".join(parts))
 
     def replies(self) -> bytes:
         """Return the answers to pings and to the closing handshake, and forget them."""
@@ -87,6 +116,19 @@ class WebsocketMessages:
     def goodbye(self) -> bytes:
         """Return the bytes that begin the closing handshake."""
         return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        """Yield the messages, or parts of them; what else there is, is seen to."""
+        if self.is_closed:
+            return
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, Ping):
+                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                self._take_close(event)
+            else:
+                yield event
 
     def _take_close(self, event: CloseConnection) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:
@@ -108,12 +150,5 @@ class WebsocketMessages:
             header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
         if self._mask_rng is None:
             return header + payload
-        mask = self._mask_rng.randbytes(_MASK_SIZE)
-        return header + mask + _apply_mask(payload, mask)
-
-
-def _apply_mask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    stream = mask * (size // _MASK_SIZE + 1)
-    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")
-    return masked.to_bytes(size, "big")
+        mask = self._mask_rng.randbytes(MASK_SIZE)
+        return header + mask + apply_mask(payload, mask)

@@ -16,12 +16,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from iroh_anyio import ConnectTimeout, MagicEndpoint
 from iroh_anyio.derper import Derper
-from iroh_anyio.derper.access import Allowlist, Denylist, SharedTokens
+from iroh_anyio.derper.access import (
+    AccessControl,
+    Allowlist,
+    Denylist,
+    HttpCallout,
+    SharedTokens,
+)
 from iroh_anyio.derper.certificates import CertificateError
 from iroh_anyio.derper.config_file import parse_config
-from iroh_proto import DerpMap, NodeAddr, SecretKey
+from iroh_proto import DerpMap, NodeAddr, NodeId, SecretKey
 from iroh_proto.derp.map import DerpNode
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
+from iroh_proto.x25519 import X25519PublicKey
 from tests.anyio.nodes import ALPN, LIMIT, bind
 from tests.anyio.tls_files import Authority
 
@@ -195,9 +202,10 @@ async def test_a_certificate_that_cannot_be_used_is_an_error(tls: Tls) -> None:
 
 async def test_a_taken_port_is_an_error_and_frees_the_others() -> None:
     async with serving(LOCAL) as derper:
-        text = LOCAL.replace("127.0.0.1:0", f"127.0.0.1:{derper.stun_port}")
+        taken = f'stun_bind_addr = "127.0.0.1:{derper.stun_port}"'
+        text = LOCAL.replace('stun_bind_addr = "127.0.0.1:0"', taken)
         with pytest.raises(OSError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
-            await Derper.open(parse_config(f"{text}enable_metrics = false"))
+            await Derper.open(parse_config(text))
     freed = f'http_bind_addr = "127.0.0.1:{derper.port}"'
     async with serving(LOCAL.replace('http_bind_addr = "127.0.0.1:0"', freed)):
         pass
@@ -264,6 +272,18 @@ class TestAccess:
             async with serving(f'{LOCAL}access.http.url = "http://127.0.0.1:9/"') as derper:
                 assert not await is_let_in(derper, ALICE)
         assert "cannot ask http://127.0.0.1:9/" in caplog.text
+
+    async def test_a_defect_of_the_library_lets_nobody_in_and_ends_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*arguments: object, **settings: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(httpx.AsyncClient, "stream", broken)
+        async with serving(f'{LOCAL}access.http.url = "http://127.0.0.1:9/"') as derper:
+            assert not await is_let_in(derper, ALICE)
+            assert not await is_let_in(derper, BOB)
+        assert "ZeroDivisionError" in caplog.text
 
     async def test_a_web_service_that_hangs_lets_nobody_in(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -434,6 +454,19 @@ class TestDrain:
         async with serving(f"{LOCAL}[derper]\ndrain_time = 60") as derper:
             with anyio.fail_after(LIMIT):
                 await derper.drain()
+
+
+def test_lists_know_nodes_by_their_x25519_keys_too() -> None:
+    """As clients of Tailscale's dialect have them, so that none gets round a list by it."""
+    alice, bob = (X25519PublicKey(key.public.to_x25519()) for key in (ALICE, BOB))
+    ids = frozenset([ALICE.public, NodeId(bytes(32))])  # one of them has no such key
+    allowed = AccessControl(Allowlist(ids))
+    assert allowed.decide(alice, None) is True
+    assert allowed.decide(bob, None) is False
+    denied = AccessControl(Denylist(ids))
+    assert denied.decide(alice, None) is False
+    assert denied.decide(bob, None) is True
+    assert AccessControl(HttpCallout("http://x")).decide(alice, None) is False
 
 
 def test_rules_are_equal_by_value() -> None:
