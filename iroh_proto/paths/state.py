@@ -40,6 +40,7 @@ from typing import Literal, TypeAlias
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.key import NodeId
+from iroh_proto.paths.allowance import Allowance
 from iroh_proto.paths.candidate import (
     ACTIVE_TIME,
     PING_INTERVAL,
@@ -69,6 +70,14 @@ CALLS_BURST = 4
 CALLS_INTERVAL = 1.0
 """CallMeMaybes that are heeded at once, and seconds until another is. Each may cause 64 pings to
 addresses of the peer's choice; iroh sends one every 5 s."""
+
+PING_BACKS_BURST = 8
+PING_BACKS_INTERVAL = 1.0
+"""Pings by UDP that are pinged back at once, and seconds until another is.
+
+Where both nodes are behind NATs with another port for each destination that let in anybody, each
+ping back comes from a new port and would be pinged back itself, as fast as packets travel.
+"""
 
 CHALLENGE_INTERVAL = 0.5
 """Seconds between two challenges to an unproven address that payload comes from."""
@@ -119,10 +128,10 @@ class NodeState:
     """
 
     __slots__ = (
-        "_call_tokens",
-        "_call_tokens_at",
+        "_calls",
         "_last_full_ping",
         "_last_search",
+        "_ping_backs",
         "_reach",
         "_rival",
         "derp",
@@ -159,8 +168,10 @@ class NodeState:
         self._reach = reach
         self._last_full_ping: float | None = None
         self._last_search: float | None = None
-        self._call_tokens = float(CALLS_BURST)
-        self._call_tokens_at = now
+        self._calls = Allowance(burst=CALLS_BURST, interval=CALLS_INTERVAL, now=now)
+        self._ping_backs = Allowance(
+            burst=PING_BACKS_BURST, interval=PING_BACKS_INTERVAL, now=now
+        )
 
     def is_active(self, now: float) -> bool:
         """Say whether the peer was in use of late."""
@@ -297,7 +308,8 @@ class NodeState:
         if not path.note_ping(tx_id, now):
             return False, False
         self.udp.prune(now)
-        return True, not self.udp.is_proven(now) and self._reach.can_send(source)
+        wanted = not self.udp.is_proven(now) and self._reach.can_send(source)
+        return True, wanted and self._ping_backs.take(now)
 
     def take_pong(self, addr: Address, source: Address, latency: float, now: float) -> bool:
         """Take the pong to a ping that went to ``addr``, and say whether it counts."""
@@ -324,7 +336,7 @@ class NodeState:
 
     def take_call_me_maybe(self, addresses: Iterable[UdpAddress], now: float) -> Search | None:
         """Take the peer's list of its addresses; ``None`` if it comes too often to be heeded."""
-        if not self._take_call_token(now):
+        if not self._calls.take(now):
             return None
         if not self.udp.take_call_me_maybe(addresses, now):
             self._last_search = None  # the peer has to hear from us soon
@@ -459,12 +471,3 @@ class NodeState:
         pings.extend(addr for addr in self.udp.usable() if paths[addr].needs_ping(now))
         self._last_full_ping = now
         return pings
-
-    def _take_call_token(self, now: float) -> bool:
-        earned = (now - self._call_tokens_at) / CALLS_INTERVAL
-        self._call_tokens = min(float(CALLS_BURST), self._call_tokens + earned)
-        self._call_tokens_at = now
-        if self._call_tokens < 1:
-            return False
-        self._call_tokens -= 1
-        return True

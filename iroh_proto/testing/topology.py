@@ -118,6 +118,11 @@ class Segment:
         """Take an address away."""
         del self._members[attachment.ip]
 
+    def owner_of(self, ip: str) -> Attached | None:
+        """Return the host or router that has an address here, or ``None``."""
+        found = self._members.get(ip)
+        return None if found is None else found.owner
+
     def next_hop(self, ip: str, sender: Attachment) -> Attachment | None:
         """Return who takes packets for an address here, or ``None``."""
         found = self._members.get(ip)
