@@ -169,9 +169,7 @@ class NodeState:
         self._last_full_ping: float | None = None
         self._last_search: float | None = None
         self._calls = Allowance(burst=CALLS_BURST, interval=CALLS_INTERVAL, now=now)
-        self._ping_backs = Allowance(
-            burst=PING_BACKS_BURST, interval=PING_BACKS_INTERVAL, now=now
-        )
+        self._ping_backs = Allowance(burst=PING_BACKS_BURST, interval=PING_BACKS_INTERVAL, now=now)
 
     def is_active(self, now: float) -> bool:
         """Say whether the peer was in use of late."""

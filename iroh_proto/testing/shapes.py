@@ -105,7 +105,8 @@ def expects_direct(network: Network, first: Host, second: Host) -> bool | None:
     ways = [list(_nats_above(end.segment)) for end in ends]
     if set(ways[0]) & set(ways[1]):
         return None
-    if any(nat.nat.kind.overloads_ports and _is_shared(network, nat) for nat in sum(ways, [])):
+    overloading = [nat for way in ways for nat in way if nat.nat.kind.overloads_ports]
+    if any(_is_shared(network, nat) for nat in overloading):
         return None
     return predict(_stacked(ways[0]), _stacked(ways[1]))
 

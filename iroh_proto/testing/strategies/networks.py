@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import partial
 
 from hypothesis import strategies as st
 
@@ -36,8 +36,6 @@ SHARED_SUBNET = "192.168.0.0/24"
 SPARE_IPS = tuple(f"203.0.113.{number}" for number in range(200, 206))
 """Few, so that a host may get the address that another one had."""
 
-T = TypeVar("T")
-
 
 @st.composite
 def network_shapes(
@@ -58,46 +56,16 @@ def network_shapes(
     return NetworkShape(tuple(nats), tuple(nodes), derpers)
 
 
-def mishaps(network: Network, shape: NetworkShape) -> st.SearchStrategy[Mishap]:
+@st.composite
+def mishaps(draw: st.DrawFn, network: Network, shape: NetworkShape) -> Mishap:
     """Return what may happen next to a network of this shape, as it is now."""
-    nodes = [node.name for node in shape.nodes]
-    nats, derpers = [nat.name for nat in shape.nats], list(shape.derpers)
-    outer_nats = [nat.name for nat in shape.nats if nat.behind == INTERNET]
-    node, derper = _one_of(nodes), _one_of(derpers)
-    places = _one_of([*nodes, *nats, *derpers])
-    ips = _one_of([ip for ip in SPARE_IPS if network.internet.owner_of(ip) is None])
-    public = [name for name in nodes if network.hosts[name].attachments[0].segment.subnet is None]
-    private = [name for name in nodes if name not in public]
-    return st.one_of(
-        places.map(LinkDown),
-        st.builds(
-            LinkTrouble,
-            places,
-            loss=st.sampled_from([0.0, 0.05, 0.3]),
-            jitter=st.sampled_from([0.0, 0.02]),
-            reordering=st.sampled_from([0.0, 0.1]),
-            duplication=st.sampled_from([0.0, 0.1]),
-        ).filter(lambda trouble: trouble.remedy is not None),
-        st.builds(AddressChange, _one_of(public), ips, st.booleans()),
-        st.builds(AddressChange, _one_of(private), is_told=st.booleans()),
-        st.builds(Move, node, _one_of(nats)),
-        st.builds(Move, node, st.just(INTERNET), ips),
-        _one_of(nats).map(NatReboot),
-        st.builds(NatReboot, _one_of(outer_nats), ips),
-        st.builds(ProcessRestart, _one_of([*nodes, *derpers])),
-        st.builds(PowerCut, _one_of([*nodes, *derpers])),
-        st.builds(Partition, node, derper),
-        st.builds(UdpBlocked, node),
-        _two_of(nodes, lambda first, second: UdpBlocked(first, second)),
-        _two_of(nodes, Partition),
-        st.just(DnsDown()),
-    )
+    # One choice after another: strategies for all that may happen are slow to make.
+    situation = _Situation(network, shape)
+    return draw(st.sampled_from(_KINDS))(draw, situation)
 
 
 @st.composite
-def mishap_sequences(
-    draw: st.DrawFn, shape: NetworkShape, *, max_size: int = 10
-) -> list[Mishap]:
+def mishap_sequences(draw: st.DrawFn, shape: NetworkShape, *, max_size: int = 10) -> list[Mishap]:
     """Return mishaps that can happen to a network of this shape one after the other."""
     network, remedies = shape.build(rng=random.Random(0)), list[Mishap]()
     sequence: list[Mishap] = []
@@ -113,12 +81,105 @@ def mishap_sequences(
     return sequence
 
 
-def _one_of(values: Sequence[T]) -> st.SearchStrategy[T]:
-    return st.sampled_from(values) if values else st.nothing()
+class _Situation:
+    """What there is to choose from."""
+
+    def __init__(self, network: Network, shape: NetworkShape) -> None:
+        self.nodes = [node.name for node in shape.nodes]
+        self.nats = [nat.name for nat in shape.nats]
+        self.outer_nats = [nat.name for nat in shape.nats if nat.behind == INTERNET]
+        self.derpers = list(shape.derpers)
+        self.free_ips = [ip for ip in SPARE_IPS if network.internet.owner_of(ip) is None]
+        self.public = [
+            name
+            for name in self.nodes
+            if network.hosts[name].attachments[0].segment is network.internet
+        ]
+        self.private = [name for name in self.nodes if name not in self.public]
 
 
-def _two_of(
-    names: Sequence[str], mishap: Callable[[str, str], Mishap]
-) -> st.SearchStrategy[Mishap]:
-    pairs = st.permutations(names).map(lambda some: mishap(some[0], some[1]))
-    return pairs if len(names) > 1 else st.nothing()
+def _cut_link(draw: st.DrawFn, now: _Situation) -> Mishap:
+    return LinkDown(draw(st.sampled_from([*now.nodes, *now.nats, *now.derpers])))
+
+
+def _trouble_link(draw: st.DrawFn, now: _Situation) -> Mishap:
+    at = draw(st.sampled_from([*now.nodes, *now.nats, *now.derpers]))
+    return draw(_TROUBLES)(at)
+
+
+def _change_private_address(draw: st.DrawFn, now: _Situation) -> Mishap:
+    if not now.private:
+        return _change_public_address(draw, now)
+    return AddressChange(draw(st.sampled_from(now.private)), is_told=draw(st.booleans()))
+
+
+def _change_public_address(draw: st.DrawFn, now: _Situation) -> Mishap:
+    holders = [*now.public, *now.outer_nats]
+    if not (holders and now.free_ips):
+        return _restart_process(draw, now)
+    holder, ip = draw(st.sampled_from(holders)), draw(st.sampled_from(now.free_ips))
+    if holder in now.outer_nats:
+        return NatReboot(holder, ip)
+    return AddressChange(holder, ip, is_told=draw(st.booleans()))
+
+
+def _move(draw: st.DrawFn, now: _Situation) -> Mishap:
+    places = [*now.nats, *([INTERNET] if now.free_ips else [])]
+    if not places:
+        return _restart_process(draw, now)
+    host, to = draw(st.sampled_from(now.nodes)), draw(st.sampled_from(places))
+    return Move(host, to, draw(st.sampled_from(now.free_ips)) if to == INTERNET else None)
+
+
+def _reboot_nat(draw: st.DrawFn, now: _Situation) -> Mishap:
+    if not now.nats:
+        return _restart_process(draw, now)
+    return NatReboot(draw(st.sampled_from(now.nats)))
+
+
+def _restart_process(draw: st.DrawFn, now: _Situation) -> Mishap:
+    return ProcessRestart(draw(st.sampled_from([*now.nodes, *now.derpers])))
+
+
+def _cut_power(draw: st.DrawFn, now: _Situation) -> Mishap:
+    return PowerCut(draw(st.sampled_from([*now.nodes, *now.derpers])))
+
+
+def _part(draw: st.DrawFn, now: _Situation) -> Mishap:
+    first = draw(st.sampled_from(now.nodes))
+    others = [name for name in (*now.nodes, *now.derpers) if name != first]
+    return Partition(first, draw(st.sampled_from(others)))
+
+
+def _block_udp(draw: st.DrawFn, now: _Situation) -> Mishap:
+    host = draw(st.sampled_from(now.nodes))
+    others = [None, *(name for name in (*now.nodes, *now.derpers) if name != host)]
+    return UdpBlocked(host, draw(st.sampled_from(others)))
+
+
+def _cut_dns(draw: st.DrawFn, now: _Situation) -> Mishap:
+    return DnsDown()
+
+
+_KINDS: Sequence[Callable[[st.DrawFn, _Situation], Mishap]] = (
+    _cut_link,
+    _trouble_link,
+    _change_private_address,
+    _change_public_address,
+    _move,
+    _reboot_nat,
+    _restart_process,
+    _cut_power,
+    _part,
+    _block_udp,
+    _cut_dns,
+)
+
+_TROUBLES = st.sampled_from(
+    [
+        partial(LinkTrouble, loss=0.05),
+        partial(LinkTrouble, loss=0.3, jitter=0.02),
+        partial(LinkTrouble, jitter=0.02, reordering=0.1),
+        partial(LinkTrouble, duplication=0.1, loss=0.05),
+    ]
+)

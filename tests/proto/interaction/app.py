@@ -116,9 +116,7 @@ class App:
         room = self.machine.max_datagram_payload(number)
         if room is not None and room >= LABEL_SIZE:
             data = label_bytes(label)
-            self.program.give(
-                lambda machine, now: machine.send_datagram(number, data, now=now)
-            )
+            self.program.give(lambda machine, now: machine.send_datagram(number, data, now=now))
 
     def _begin(self, call: Call, end: End, stream_id: int, size: int, *, ends: bool) -> Flow:
         flow = self.world.new_flow(call, end, stream_id)
@@ -249,7 +247,11 @@ class App:
             assert flow is not None
             assert flow.is_given_up, f"{flow} was stopped by itself"
             return
-        flows = [flow for flow in self.world.flows.values() if flow.arrived_at == key]
+        flows = [
+            flow
+            for flow in self.world.flows.values()
+            if flow.arrived_at == key and flow.call.other_end(flow.sender).node == self.name
+        ]
         assert all(flow.is_given_up for flow in flows), f"{flows} were reset by themselves"
 
     def _datagram(self, event: QuicDatagramReceived) -> None:

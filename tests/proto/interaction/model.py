@@ -32,13 +32,15 @@ class End:
 
 @dataclass(eq=False)
 class Call:
-    """A connection as the test knows it: who dialled whom, and both ends as far as they are seen."""
+    """A connection as the test knows it: who dialled whom, and what is seen of both ends."""
 
     number: int
     dialler: End
     target: End
     alpn: bytes
     dialled_at: float
+    has_home: bool
+    """Whether the dialler was told the target's home of that time, so that it has to get there."""
 
     @property
     def ends(self) -> tuple[End, End]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from iroh_proto.address import NodeAddr
 from iroh_proto.testing.mishaps import Mishap
@@ -19,6 +19,7 @@ from tests.proto.interaction.model import Call, End, Flow
 from tests.proto.interaction.world import World
 
 
+@runtime_checkable
 class Action(Protocol):
     """Something that a user does."""
 
@@ -31,10 +32,10 @@ Step: TypeAlias = "Action | Mishap"
 
 def perform(world: World, step: Step) -> None:
     """Do a step, and check all that has to hold after each."""
-    if hasattr(step, "apply"):
-        world.suffer(step)
-    else:
+    if isinstance(step, Action):
         step.perform(world)
+    else:
+        world.suffer(step)
     world.check()
 
 

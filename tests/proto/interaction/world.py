@@ -51,9 +51,7 @@ class World:
         )
         for name in shape.derpers:
             self._run_derper(name)
-        self.apps = {
-            node.name: App(self, self.network.hosts[node.name]) for node in shape.nodes
-        }
+        self.apps = {node.name: App(self, self.network.hosts[node.name]) for node in shape.nodes}
         self.network.run_until(self._all_have_a_home, limit=START_LIMIT)
         self.network.run_for(1.0)
         for app in self.apps.values():
@@ -116,7 +114,9 @@ class World:
         self.disturbed_at = self.now
 
     def dial(self, by: App, to: App, addr: NodeAddr, alpn: bytes) -> Call:
-        call = Call(len(self.calls), End(by.name), End(to.name), alpn, self.now)
+        home = to.machine.magicsock.home_derp if to.is_running else None
+        has_home = home is not None and addr.derp_url == home
+        call = Call(len(self.calls), End(by.name), End(to.name), alpn, self.now, has_home)
         self.calls.append(call)
         by.dial(addr, alpn=alpn, call=call)
         return call
@@ -214,7 +214,8 @@ class _Chat:
                 label = self.said.get((call.number, end.node))
                 receiver = world.apps[call.other_end(end).node]
                 if label is None or not any(
-                    world.datagrams[heard] == (call, end) for heard in receiver.heard
+                    world.datagrams[heard] == (call, end)
+                    for heard in receiver.heard
                     if heard >= label
                 ):
                     yield f"nothing of {end.node} came on {call}"
@@ -226,9 +227,9 @@ class _Chat:
                 ]
                 yield f"{first.name} and {second.name} are not direct: {infos}"
         for flow in world.flows.values():
-            if flow.call in live and flow.is_ended and not flow.is_given_up:
-                if not flow.is_complete:
-                    yield f"{flow} has {len(flow.received)} of {len(flow.data)} bytes"
+            is_due = flow.call in live and flow.is_ended and not flow.is_given_up
+            if is_due and not flow.is_complete:
+                yield f"{flow} has {len(flow.received)} of {len(flow.data)} bytes"
 
     def _must_be_direct(self, first: App, second: App) -> bool:
         return expects_direct(self.world.network, first.host, second.host) is True
