@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from iroh_proto.testing.shapes import NetworkShape
 from iroh_proto.testing.strategies import mishaps, network_shapes
 from tests.proto.interaction.app import ALPN, OTHER_ALPN
-from tests.proto.interaction.model import Flow
+from tests.proto.interaction.model import End, Flow
 from tests.proto.interaction.steps import (
     Answer,
     Close,
@@ -43,20 +43,32 @@ from tests.proto.interaction.steps import (
 from tests.proto.interaction.world import World
 
 QUICK_EXAMPLES = 12
+STEPS = 20
 SIZES = st.sampled_from([0, 1, 1_000, 12_000, 50_000])
 ALPNS = st.sampled_from([(ALPN,), (ALPN, OTHER_ALPN), (OTHER_ALPN, ALPN)])
+HOW = st.sampled_from(["derp", "both", "direct", "old"])
+PAUSES = st.sampled_from(
+    [0.0, 0.01, 0.05, 0.3, 0.3, 1.0, 1.0, 2.0, 4.0, 8.0] * 4 + [25.0, 25.0, 130.0]
+)
+"""Seconds. In the longest NATs forget mappings that are not used."""
 
 
 class Interaction(RuleBasedStateMachine):
-    """Draws steps that are possible now."""
+    """Draws steps that are possible now.
+
+    There are few rules, and much to draw in each: hypothesis leaves rules out of most examples.
+    """
 
     world: World
 
-    @initialize(shape=network_shapes(), seed=st.integers(0, 2**16))
-    def build(self, shape: NetworkShape, seed: int) -> None:
+    @initialize(shape=network_shapes(), seed=st.integers(0, 2**16), pause=PAUSES)
+    def build(self, shape: NetworkShape, seed: int, pause: float) -> None:
         self.is_over = False
         self.recipe: list[str] = [f"shape={shape!r}, seed={seed}"]
         self.world = World(shape, seed=seed)
+        first, second, *_ = self.world.apps
+        self.perform(Dial(first, second))
+        self.wait(pause)
 
     def perform(self, step: Step) -> None:
         self.recipe.append(repr(step))
@@ -67,119 +79,118 @@ class Interaction(RuleBasedStateMachine):
             error.add_note("\n".join(self.recipe))
             raise
 
+    def wait(self, pause: float) -> None:
+        if pause:
+            self.perform(Wait(pause))
+
+    @precondition(lambda self: bool(self.running()))
+    @rule(data=st.data(), pause=PAUSES)
+    def use(self, data: st.DataObject, pause: float) -> None:
+        ends, flows = self.ends(), self.flows()
+        actions = [self.dial, self.configure]
+        if ends:
+            actions += [self.send, self.send, self.send, self.send_datagram, self.close]
+        if flows:
+            actions += [self.send_more, self.reset]
+        if self.arriving():
+            actions.append(self.stop)
+        if self.answerable():
+            actions += [self.answer, self.answer]
+        self.perform(data.draw(st.sampled_from(actions))(data))
+        self.wait(pause)
+
+    @rule(data=st.data(), pause=PAUSES)
+    def suffer(self, data: st.DataObject, pause: float) -> None:
+        self.perform(data.draw(mishaps(self.world.network, self.world.shape)))
+        self.wait(pause)
+
+    @precondition(lambda self: bool(self.world.troubles))
+    @rule(data=st.data(), pause=PAUSES)
+    def mend(self, data: st.DataObject, pause: float) -> None:
+        self.perform(data.draw(st.sampled_from(list(self.world.troubles.values()))))
+        self.wait(pause)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world") and not self.is_over:
+            self.perform(Settle())
+
+    # What there is to act on
+
     def running(self) -> list[str]:
         return [name for name, app in self.world.apps.items() if app.is_running]
 
     def ends(self) -> list[tuple[int, str]]:
         return [(call.number, end.node) for call, end in self.world.open_ends()]
 
-    def flows(self, *, of_receiver: bool = False) -> list[Flow]:
-        """Return the flows that their sender, or receiver, can do something with."""
-        return [flow for flow in self.world.flows.values() if self._is_usable(flow, of_receiver)]
+    def flows(self) -> list[Flow]:
+        """Return the flows that can be gone on with."""
+        return [
+            flow
+            for flow in self.world.flows.values()
+            if self._lives(flow.sender) and not (flow.is_ended or flow.is_given_up)
+        ]
 
-    def _is_usable(self, flow: Flow, of_receiver: bool) -> bool:
-        end = flow.call.other_end(flow.sender) if of_receiver else flow.sender
-        if of_receiver and (flow.arrived_at is None or flow.is_complete):
-            return False
-        lives = end.is_open and self.world.apps[end.node].lives(end)
-        return lives and not flow.is_given_up and (of_receiver or not flow.is_ended)
-
-    # Users
-
-    @precondition(lambda self: len(self.running()) > 0)
-    @rule(data=st.data(), how=st.sampled_from(["derp", "direct", "both", "old"]))
-    def dial(self, data: st.DataObject, how: str) -> None:
-        by = data.draw(st.sampled_from(self.running()))
-        to = data.draw(st.sampled_from([name for name in self.world.apps if name != by]))
-        alpn = data.draw(st.sampled_from([ALPN, ALPN, ALPN, OTHER_ALPN]))
-        self.perform(Dial(by, to, how, alpn))
-
-    @precondition(lambda self: bool(self.ends()))
-    @rule(data=st.data(), size=SIZES, ends=st.booleans(), bidirectional=st.booleans())
-    def send(self, data: st.DataObject, size: int, ends: bool, bidirectional: bool) -> None:
-        call, by = data.draw(st.sampled_from(self.ends()))
-        self.perform(Send(call, by, size, ends, bidirectional))
-
-    @precondition(lambda self: bool(self.flows()))
-    @rule(data=st.data(), size=SIZES, ends=st.booleans())
-    def send_more(self, data: st.DataObject, size: int, ends: bool) -> None:
-        flow = data.draw(st.sampled_from(self.flows()))
-        self.perform(SendMore(flow.label, size, ends))
-
-    @precondition(lambda self: bool(self.answerable()))
-    @rule(data=st.data(), size=SIZES)
-    def answer(self, data: st.DataObject, size: int) -> None:
-        flow = data.draw(st.sampled_from(self.answerable()))
-        self.perform(Answer(flow.label, size))
+    def arriving(self) -> list[Flow]:
+        """Return the flows of which something came, but not all."""
+        return [
+            flow
+            for flow in self.world.flows.values()
+            if flow.arrived_at is not None
+            and not (flow.is_complete or flow.is_given_up)
+            and self._lives(flow.receiver)
+        ]
 
     def answerable(self) -> list[Flow]:
         """Return flows of bidirectional streams that came and were not answered."""
-        apps = self.world.apps
-        found = []
-        for flow in self.world.flows.values():
-            receiver = flow.call.other_end(flow.sender)
-            app = apps[receiver.node]
-            if flow.arrived_at is None or flow.stream_id & 2 or not app.lives(receiver):
-                continue
-            if receiver.is_open and flow.is_opener and flow.arrived_at not in app.flows:
-                found.append(flow)
-        return found
+        return [
+            flow
+            for flow in self.world.flows.values()
+            if flow.arrived_at is not None
+            and flow.is_opener
+            and not flow.stream_id & 2
+            and self._lives(flow.receiver)
+            and flow.arrived_at not in self.world.apps[flow.receiver.node].flows
+        ]
 
-    @precondition(lambda self: bool(self.flows()))
-    @rule(data=st.data())
-    def reset(self, data: st.DataObject) -> None:
-        self.perform(Reset(data.draw(st.sampled_from(self.flows())).label))
+    def _lives(self, end: End) -> bool:
+        return end.is_open and self.world.apps[end.node].lives(end)
 
-    @precondition(lambda self: bool(self.flows(of_receiver=True)))
-    @rule(data=st.data())
-    def stop(self, data: st.DataObject) -> None:
-        flow = data.draw(st.sampled_from(self.flows(of_receiver=True)))
-        self.perform(Stop(flow.label))
+    # What to do with it
 
-    @precondition(lambda self: bool(self.ends()))
-    @rule(data=st.data())
-    def send_datagram(self, data: st.DataObject) -> None:
-        self.perform(SendDatagram(*data.draw(st.sampled_from(self.ends()))))
+    def dial(self, data: st.DataObject) -> Step:
+        by = data.draw(st.sampled_from(self.running()))
+        to = data.draw(st.sampled_from([name for name in self.world.apps if name != by]))
+        return Dial(by, to, data.draw(HOW), data.draw(st.sampled_from([ALPN, ALPN, OTHER_ALPN])))
 
-    @precondition(lambda self: bool(self.ends()))
-    @rule(data=st.data())
-    def close(self, data: st.DataObject) -> None:
-        self.perform(Close(*data.draw(st.sampled_from(self.ends()))))
+    def configure(self, data: st.DataObject) -> Step:
+        node = data.draw(st.sampled_from(self.running()))
+        if data.draw(st.booleans()):
+            return TellOfChange(node)
+        return SetAlpns(node, data.draw(ALPNS))
 
-    @precondition(lambda self: len(self.running()) > 0)
-    @rule(data=st.data(), alpns=ALPNS)
-    def set_alpns(self, data: st.DataObject, alpns: tuple[bytes, ...]) -> None:
-        self.perform(SetAlpns(data.draw(st.sampled_from(self.running())), alpns))
+    def send(self, data: st.DataObject) -> Step:
+        call, by = data.draw(st.sampled_from(self.ends()))
+        ends, bidirectional = data.draw(st.booleans()), data.draw(st.booleans())
+        return Send(call, by, data.draw(SIZES), ends, bidirectional)
 
-    @precondition(lambda self: len(self.running()) > 0)
-    @rule(data=st.data())
-    def tell_of_change(self, data: st.DataObject) -> None:
-        self.perform(TellOfChange(data.draw(st.sampled_from(self.running()))))
+    def send_more(self, data: st.DataObject) -> Step:
+        flow = data.draw(st.sampled_from(self.flows()))
+        return SendMore(flow.label, data.draw(SIZES), data.draw(st.booleans()))
 
-    # The network
+    def answer(self, data: st.DataObject) -> Step:
+        return Answer(data.draw(st.sampled_from(self.answerable())).label, data.draw(SIZES))
 
-    @rule(data=st.data())
-    def suffer(self, data: st.DataObject) -> None:
-        self.perform(data.draw(mishaps(self.world.network, self.world.shape)))
+    def reset(self, data: st.DataObject) -> Step:
+        return Reset(data.draw(st.sampled_from(self.flows())).label)
 
-    @precondition(lambda self: bool(self.world.troubles))
-    @rule(data=st.data())
-    def remedy(self, data: st.DataObject) -> None:
-        self.perform(data.draw(st.sampled_from(list(self.world.troubles.values()))))
+    def stop(self, data: st.DataObject) -> Step:
+        return Stop(data.draw(st.sampled_from(self.arriving())).label)
 
-    # Time
+    def send_datagram(self, data: st.DataObject) -> Step:
+        return SendDatagram(*data.draw(st.sampled_from(self.ends())))
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 8.0]))
-    def wait(self, seconds: float) -> None:
-        self.perform(Wait(seconds))
-
-    @rule(seconds=st.sampled_from([20.0, 40.0, 130.0]))
-    def wait_long(self, seconds: float) -> None:
-        self.perform(Wait(seconds))
-
-    def teardown(self) -> None:
-        if hasattr(self, "world") and not self.is_over:
-            self.perform(Settle())
+    def close(self, data: st.DataObject) -> Step:
+        return Close(*data.draw(st.sampled_from(self.ends())))
 
 
 @pytest.mark.timeout(0)  # the long profile takes hours
@@ -189,5 +200,5 @@ def test_whatever_users_do_and_networks_suffer_ends_well() -> None:
     examples = QUICK_EXAMPLES if is_quick else profile.max_examples
     run_state_machine_as_test(
         Interaction,
-        settings=settings(profile, max_examples=examples, stateful_step_count=25),
+        settings=settings(profile, max_examples=examples, stateful_step_count=STEPS),
     )

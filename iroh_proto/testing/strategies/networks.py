@@ -43,13 +43,13 @@ def network_shapes(
 ) -> NetworkShape:
     """Return networks of a few nodes: public, behind NATs of every kind, and NATs behind NATs."""
     nats: list[NatShape] = []
-    for number in range(draw(st.integers(0, NATS_LIMIT))):
+    for number in range(draw(st.sampled_from([2, 1, 0, *range(2, NATS_LIMIT + 1)]))):
         names = [INTERNET, *(nat.name for nat in nats)]
         kind, behind = draw(st.sampled_from(list(KINDS))), draw(st.sampled_from(names))
         # Behind a NAT of the same subnet a host could not tell which of the two is meant.
         subnet = SHARED_SUBNET if behind == INTERNET and draw(st.booleans()) else None
         nats.append(NatShape(f"nat{number + 1}", kind, behind, subnet))
-    places = st.sampled_from([INTERNET, *(nat.name for nat in nats)])
+    places = st.sampled_from([*(nat.name for nat in nats), INTERNET])
     count = draw(st.integers(min_nodes, max_nodes))
     nodes = [NodeShape(name, draw(places), draw(st.booleans())) for name in NODE_NAMES[:count]]
     derpers = DERPER_NAMES[: draw(st.integers(1, max_derpers))]

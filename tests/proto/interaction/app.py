@@ -228,7 +228,7 @@ class App:
     def _identify(self, place: Place, flow: Flow) -> None:
         """Check that bytes are for this node, from whom they say, and learn whose call it is."""
         call, sender = flow.call, flow.sender
-        receiver = call.other_end(sender)
+        receiver = flow.receiver
         assert receiver.node == self.name, f"{flow} was delivered to {self.name}"
         established = self.unknown.pop(place, None)
         if established is not None:
@@ -250,7 +250,7 @@ class App:
         flows = [
             flow
             for flow in self.world.flows.values()
-            if flow.arrived_at == key and flow.call.other_end(flow.sender).node == self.name
+            if flow.arrived_at == key and flow.receiver.node == self.name
         ]
         assert all(flow.is_given_up for flow in flows), f"{flows} were reset by themselves"
 

@@ -74,6 +74,10 @@ class Flow:
     is_complete: bool = False
     arrived_at: tuple[Place, int] | None = None
 
+    @property
+    def receiver(self) -> End:
+        return self.call.other_end(self.sender)
+
     def more(self, size: int) -> bytes:
         """Return the next bytes to send."""
         data = random.Random(self.label * 1_000_003 + len(self.data)).randbytes(size)

@@ -108,7 +108,7 @@ class Answer:
 
     def perform(self, world: World) -> None:
         flow = world.flows[self.flow]
-        receiver = flow.call.other_end(flow.sender)
+        receiver = flow.receiver
         world.apps[receiver.node].answer(flow, self.size)
 
 
@@ -136,7 +136,7 @@ class Stop:
     def perform(self, world: World) -> None:
         flow = world.flows[self.flow]
         flow.is_given_up = True
-        receiver = flow.call.other_end(flow.sender)
+        receiver = flow.receiver
         app = world.apps[receiver.node]
         number = app.number(receiver)
         app.program.give(
