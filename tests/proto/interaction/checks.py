@@ -40,8 +40,8 @@ PROOF_TIME = PAYLOAD_TRUST_LIMIT + PING_TIMEOUT
 
 PACKETS_REMEMBERED = 5_000
 
-WAKE_UPS = 60.0, 3.0
-DATAGRAMS = 200.0, 4.0
+WAKE_UPS = 150.0, 3.0
+DATAGRAMS = 300.0, 4.0
 """What a node may do: at once, and for each second and peer."""
 
 
@@ -108,7 +108,8 @@ def check_close(world: World, call: Call, end: End) -> None:
         case "idle":
             calm = world.was_calm_for(IDLE_TIMEOUT + RECONNECT_TIME)
             justified = peer_is_gone or not calm
-        case "unreachable":
+        case "unreachable" | "identity":
+            # Another node may have come to where the dialled one was said to be.
             calm = world.was_calm_for(HANDSHAKE_TIMEOUT + RECONNECT_TIME)
             justified = not (call.has_home and calm)
         case "alpn" | "refused":
