@@ -40,7 +40,6 @@ from typing import Literal, TypeAlias
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.key import NodeId
-from iroh_proto.paths.allowance import Allowance
 from iroh_proto.paths.candidate import (
     ACTIVE_TIME,
     PING_INTERVAL,
@@ -128,10 +127,10 @@ class NodeState:
     """
 
     __slots__ = (
-        "_calls",
+        "_calls_paid_at",
         "_last_full_ping",
         "_last_search",
-        "_ping_backs",
+        "_ping_backs_paid_at",
         "_reach",
         "_rival",
         "derp",
@@ -168,8 +167,7 @@ class NodeState:
         self._reach = reach
         self._last_full_ping: float | None = None
         self._last_search: float | None = None
-        self._calls = Allowance(burst=CALLS_BURST, interval=CALLS_INTERVAL, now=now)
-        self._ping_backs = Allowance(burst=PING_BACKS_BURST, interval=PING_BACKS_INTERVAL, now=now)
+        self._calls_paid_at = self._ping_backs_paid_at = now
 
     def is_active(self, now: float) -> bool:
         """Say whether the peer was in use of late."""
@@ -306,8 +304,9 @@ class NodeState:
         if not path.note_ping(tx_id, now):
             return False, False
         self.udp.prune(now)
-        wanted = not self.udp.is_proven(now) and self._reach.can_send(source)
-        return True, wanted and self._ping_backs.take(now)
+        if self.udp.is_proven(now) or not self._reach.can_send(source):
+            return True, False
+        return True, self._may_ping_back(now)
 
     def take_pong(self, addr: Address, source: Address, latency: float, now: float) -> bool:
         """Take the pong to a ping that went to ``addr``, and say whether it counts."""
@@ -334,8 +333,10 @@ class NodeState:
 
     def take_call_me_maybe(self, addresses: Iterable[UdpAddress], now: float) -> Search | None:
         """Take the peer's list of its addresses; ``None`` if it comes too often to be heeded."""
-        if not self._calls.take(now):
+        paid_at = _paid_at(self._calls_paid_at, CALLS_BURST, CALLS_INTERVAL, now)
+        if paid_at is None:
             return None
+        self._calls_paid_at = paid_at
         if not self.udp.take_call_me_maybe(addresses, now):
             self._last_search = None  # the peer has to hear from us soon
         return Search(self._pings(now))
@@ -469,3 +470,23 @@ class NodeState:
         pings.extend(addr for addr in self.udp.usable() if paths[addr].needs_ping(now))
         self._last_full_ping = now
         return pings
+
+    def _may_ping_back(self, now: float) -> bool:
+        """Say whether pings were not pinged back too often of late, and count one more."""
+        paid_at = _paid_at(self._ping_backs_paid_at, PING_BACKS_BURST, PING_BACKS_INTERVAL, now)
+        if paid_at is None:
+            return False
+        self._ping_backs_paid_at = paid_at
+        return True
+
+
+def _paid_at(paid_at: float, burst: int, interval: float, now: float) -> float | None:
+    """Return when one more of something is paid for, ``None`` if that is too far ahead.
+
+    Each costs one interval, and up to ``burst`` may be owed: a token bucket that is one number
+    (the generic cell rate algorithm of ITU-T I.371).
+
+    :param paid_at: when those before are paid for.
+    """
+    begun = max(paid_at, now)
+    return None if begun - now > (burst - 1) * interval else begun + interval

@@ -133,6 +133,13 @@ MUTATIONS = (
         "return challenge",
         PATHS,
     ),
+    Mutation(
+        "an address stays proven though another node answers there",
+        "iroh_proto/paths/udp_paths.py",
+        "        if path is not None:\n            path.pong = None\n        if self.best",
+        "        if False:\n            path.pong = None\n        if False and self.best",
+        ("regressions/test_taken_address.py",),
+    ),
     # How a way is found
     Mutation(
         "a CallMeMaybe goes before the pings that open this node's NAT",
@@ -148,22 +155,22 @@ MUTATIONS = (
     Mutation(
         "a ping is never pinged back",
         "iroh_proto/paths/state.py",
-        "return True, wanted and self._ping_backs.take(now)",
+        "return True, self._may_ping_back(now)",
         "return True, False",
         PATHS,
     ),
     Mutation(
         "every ping is pinged back",
         "iroh_proto/paths/state.py",
-        "return True, wanted and self._ping_backs.take(now)",
-        "return True, wanted",
+        "return True, self._may_ping_back(now)",
+        "return True, True",
         (*PATHS, "regressions/test_ping_backs.py"),
     ),
     Mutation(
         "every CallMeMaybe is heeded",
         "iroh_proto/paths/state.py",
-        "if not self._calls.take(now):",
-        "if False:",
+        "        if paid_at is None:\n            return None\n        self._calls",
+        "        self._calls",
         PATHS,
     ),
     Mutation(
