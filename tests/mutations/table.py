@@ -169,8 +169,8 @@ MUTATIONS = (
     Mutation(
         "every CallMeMaybe is heeded",
         "iroh_proto/paths/state.py",
-        "        if paid_at is None:\n            return None\n        self._calls",
-        "        self._calls",
+        "CALLS_BURST = 4\n",
+        "CALLS_BURST = 4_000_000\n",
         PATHS,
     ),
     Mutation(
