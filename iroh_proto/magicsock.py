@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, assert_never
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.frames import DATAGRAM_LIMIT
-from iroh_proto.derp.map import STUN_PORT, DerpMap
+from iroh_proto.derp.map import DerpMap, DerpNode
 from iroh_proto.derp.pool import DerpPool, HomeDerpChanged
 from iroh_proto.disco.message import is_disco
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
@@ -36,12 +36,14 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
 from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import OwnAddressesWanted, PathChanged, PathFinder
-from iroh_proto.paths.own_addresses import (
+from iroh_proto.paths.own_address_events import (
+    AddressServer,
     DnsRequested,
     InterfacesRequested,
-    OwnAddresses,
+    ObservationRequested,
     OwnAddressesFound,
 )
+from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.paths.payload import (
     PayloadKey,
     ReceivedPayload,
@@ -67,6 +69,7 @@ __all__ = [
     "Magicsock",
     "MagicsockEvent",
     "MagicsockStats",
+    "ObservationRequested",
     "PathChanged",
     "PathInfo",
     "PayloadKey",
@@ -86,14 +89,24 @@ class Magicsock:
     :param derp_map: the DERP servers this node may make its home; others are used when a peer's
         address names them.
     :param rng: for keys of all kinds and for choices; :class:`random.SystemRandom` in production.
+    :param make_finder: makes the machine that decides on paths, or what stands in for it.
+    :param make_own_addresses: makes the machine that finds this node's addresses, likewise.
     """
 
-    def __init__(self, *, secret_key: SecretKey, derp_map: DerpMap, rng: random.Random) -> None:
+    def __init__(
+        self,
+        *,
+        secret_key: SecretKey,
+        derp_map: DerpMap,
+        rng: random.Random,
+        make_finder: Callable[..., PathFinder] = PathFinder,
+        make_own_addresses: Callable[..., OwnAddresses] = OwnAddresses,
+    ) -> None:
         self._node_id = secret_key.public
         self._derp_map = derp_map
         self._time = LatestTime()
-        self._finder = PathFinder(secret_key=secret_key, rng=rng)
-        self._own = OwnAddresses(rng=rng)
+        self._finder = make_finder(secret_key=secret_key, rng=rng)
+        self._own = make_own_addresses(rng=rng)
         self._pool = DerpPool(secret_key=secret_key, derp_map=derp_map, rng=rng)
         self._state: Literal["created", "started", "closed"] = "created"
         self._families: tuple[bool, bool] = (False, False)
@@ -269,6 +282,21 @@ class Magicsock:
         :raises LocalProtocolError: if there was no such request.
         """
         self._own.complete_dns(request_id, ips, now=now)
+        self._gather(self._time.advance(now))
+
+    def complete_observation(
+        self, request_id: int, address: UdpAddress | None, *, now: float
+    ) -> None:
+        """Answer :class:`ObservationRequested` with where the server sees this node, if it told.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._own.complete_observation(request_id, address, now=now)
+        self._gather(self._time.advance(now))
+
+    def refresh_own_addresses(self, *, now: float) -> None:
+        """Find out anew where this node can be reached, now instead of some seconds later."""
+        self._own.refresh(now=now)
         self._gather(self._time.advance(now))
 
     def complete_challenge(self, request_id: int, *, now: float) -> None:
@@ -464,7 +492,7 @@ class Magicsock:
             return False
         self._events.append(event)
         if isinstance(event, HomeDerpChanged):
-            self._own.set_stun_server(self._stun_server(event.url), now=now)
+            self._own.set_server(self._address_server(event.url), now=now)
         return True
 
     def _take_own_event(self, now: float) -> bool:
@@ -472,7 +500,7 @@ class Magicsock:
         match event:
             case None:
                 return False
-            case InterfacesRequested() | DnsRequested():
+            case InterfacesRequested() | DnsRequested() | ObservationRequested():
                 self._events.append(event)
             case OwnAddressesFound():
                 self._take_own_addresses(event, now)
@@ -512,10 +540,10 @@ class Magicsock:
             ipv4_socket=ipv4_socket, ipv6_socket=ipv6_socket, ipv6_works=ipv6_works, now=now
         )
 
-    def _stun_server(self, url: DerpUrl) -> tuple[str, int] | None:
-        node = self._derp_map.get(url)
-        port = STUN_PORT if node is None else node.stun_port
-        return None if port is None else (url.host, port)
+    def _address_server(self, url: DerpUrl) -> AddressServer:
+        node = self._derp_map.get(url) or DerpNode(url)
+        quic_port = node.quic_port if url.scheme == "https" else None
+        return AddressServer(host=url.host, stun_port=node.stun_port, quic_port=quic_port)
 
 
 def _url_of(addr: DerpUrl | DerpAddress) -> DerpUrl:
