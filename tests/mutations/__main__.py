@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("iroh_proto", "iroh_anyio", "tests", "pyproject.toml")
 FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 TIME_LIMIT = 900.0
-"""Seconds for the tests of one mutation; one that makes them hang is caught as well."""
+"""Seconds for the tests of one mutation. Past it nothing is known, which counts as not caught."""
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def first_failure(copy: Path, tests: list[str]) -> str | None:
             command, cwd=copy, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
         )
     except subprocess.TimeoutExpired:
-        return "the time limit"
+        return None
     if result.returncode == 0:
         return None
     found = FAILURE.search(result.stdout)

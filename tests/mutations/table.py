@@ -15,8 +15,8 @@ PATHS = (
 )
 DISCO = ("test_disco_pinger.py", "test_paths_finder.py", "test_paths_replays.py")
 MAGICSOCK = (
-    "test_magicsock_payload.py",
     "test_magicsock_network.py",
+    "test_magicsock_payload.py",
     "test_spoofed_paths.py",
     "test_network_mishaps.py",
 )
