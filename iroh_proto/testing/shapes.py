@@ -14,13 +14,14 @@ printed and built again::
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iroh_proto.testing.mishaps import INTERNET
 from iroh_proto.testing.nat import Dependence, NatKind
 from iroh_proto.testing.nat_matrix import KINDS, is_steady, predict
 from iroh_proto.testing.network import Host, Network, Router
+from iroh_proto.testing.routers import routers_above
 from iroh_proto.testing.topology import Attachment, Segment
 
 NAT_IPS = "203.0.113"
@@ -94,26 +95,26 @@ class NetworkShape:
 def expects_direct(network: Network, first: Host, second: Host) -> bool | None:
     """Say whether two nodes can become direct as hosts and NATs are placed now.
 
-    ``None`` where theory does not say: behind one outer NAT it depends on hairpins, and a NAT that
-    overloads ports is steady for one of the hosts behind it only.
+    ``None`` where theory does not say: behind one outer NAT it depends on hairpins, behind a
+    firewall on its rules, and a NAT that overloads ports is steady for one of its hosts only.
     """
     if _has_ipv6(first) and _has_ipv6(second):
         return True
     ends = [_first_ipv4(host) for host in (first, second)]
     if ends[0].segment is ends[1].segment:
         return True
-    ways = [list(_nats_above(end.segment)) for end in ends]
-    if set(ways[0]) & set(ways[1]):
+    ways = [list(routers_above(end.segment)) for end in ends]
+    routers = [router for way in ways for router in way]
+    if set(ways[0]) & set(ways[1]) or any(router.firewall for router in routers):
         return None
-    overloading = [nat for way in ways for nat in way if nat.nat.kind.overloads_ports]
-    if any(_is_shared(network, nat) for nat in overloading):
+    if any(_overloads(router) and _is_shared(network, router) for router in routers):
         return None
     return predict(_stacked(ways[0]), _stacked(ways[1]))
 
 
-def _stacked(nats: Sequence[Router]) -> NatKind:
+def _stacked(routers: Sequence[Router]) -> NatKind:
     """Return the one kind of NAT that is like all of these together."""
-    kinds = [nat.nat.kind for nat in nats]
+    kinds = [router.nat.kind for router in routers if router.nat is not None]
     mappings = [kind.mapping for kind in kinds if not is_steady(kind)]
     return NatKind(
         mapping=_strictest(mappings),
@@ -126,22 +127,17 @@ def _strictest(dependences: Sequence[Dependence]) -> Dependence:
     return max(dependences, key=order.index, default=Dependence.ENDPOINT_INDEPENDENT)
 
 
-def _is_shared(network: Network, nat: Router) -> bool:
-    behind = [host for host in network.hosts.values() if nat in _nats_above_host(host)]
+def _overloads(router: Router) -> bool:
+    return router.nat is not None and router.nat.kind.overloads_ports
+
+
+def _is_shared(network: Network, router: Router) -> bool:
+    behind = [
+        host
+        for host in network.hosts.values()
+        if any(router in routers_above(end.segment) for end in host.attachments)
+    ]
     return len(behind) > 1
-
-
-def _nats_above_host(host: Host) -> list[Router]:
-    return [nat for end in host.attachments for nat in _nats_above(end.segment)]
-
-
-def _nats_above(segment: Segment) -> Iterator[Router]:
-    """Yield the NATs between a network and the internet, the nearest first."""
-    while segment.gateway is not None:
-        router = segment.gateway.owner
-        assert isinstance(router, Router)
-        yield router
-        segment = router.outside.segment
 
 
 def _first_ipv4(host: Host) -> Attachment:

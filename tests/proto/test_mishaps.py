@@ -167,6 +167,7 @@ def test_an_address_that_is_taken_is_refused() -> None:
 def test_nats_reboot_with_and_without_another_address() -> None:
     network = built()
     home = network.routers["home"]
+    assert home.nat is not None
     old = home.ip
     home.nat.outbound(UdpAddress("192.168.1.2", 5), UdpAddress("192.0.2.1", 6), 0.0)
     NatReboot("home").apply(network)
@@ -233,6 +234,8 @@ def test_the_shape_puts_everybody_where_it_says() -> None:
     assert network.hosts["bob"].attachments[0].segment is network.routers["flat"].inside
     assert network.hosts["dave"].ips == [network.hosts["dave"].ip, "2001:db8::4"]
     heard: list[list[str]] = []
-    network.resolve("derp1.example", lambda ips: heard.append(list(ips)))
+    network.resolve(
+        "derp1.example", lambda ips: heard.append(list(ips)), asker=network.hosts["bob"]
+    )
     network.run_for(1.0)
     assert heard == [[network.hosts["derp1"].ip]]
