@@ -258,6 +258,16 @@ class Magicsock:
             self._finder.confirm(node_id, source, now=now)
             self._gather(now)
 
+    def distrust(self, node_id: NodeId, addr: UdpAddress, *, now: float) -> None:
+        """Take the news that another node answered at an address of a peer.
+
+        What was proven of the address is void: until it is proven again, payload goes to the
+        peer's DERP server as well.
+        """
+        now = self._time.advance(now)
+        self._finder.distrust(node_id, addr, now=now)
+        self._gather(now)
+
     def complete_interfaces(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
         """Answer :class:`InterfacesRequested` with the IP addresses of interfaces that are up.
 

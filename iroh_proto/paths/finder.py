@@ -276,6 +276,14 @@ class PathFinder:
             self._challenge_source(node, source, now)
             self._update(node, now)
 
+    def distrust(self, node_id: NodeId, addr: UdpAddress, *, now: float) -> None:
+        """Take the news that another node answered at an address of a peer."""
+        now = self._time.advance(now)
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.udp.distrust(addr)
+            self._update(node, now)
+
     def complete_challenge(self, request_id: int, *, now: float) -> None:
         """Say that a :class:`ChallengeRequested` was answered. One that expired is left alone.
 

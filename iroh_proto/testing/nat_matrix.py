@@ -105,7 +105,7 @@ def predict(left: NatKind, right: NatKind) -> bool:
       Once both ends have seen where the other's packets come from, the same holds for all that
       follows.
     """
-    steady = [kind for kind in (left, right) if _is_steady(kind)]
+    steady = [kind for kind in (left, right) if is_steady(kind)]
     if len(steady) == 2:
         return True
     if len(steady) == 1:
@@ -116,7 +116,8 @@ def predict(left: NatKind, right: NatKind) -> bool:
     )
 
 
-def _is_steady(kind: NatKind) -> bool:
+def is_steady(kind: NatKind) -> bool:
+    """Say whether a host alone behind such a NAT is met from one address by everybody."""
     if kind.mapping is Dependence.ENDPOINT_INDEPENDENT:
         return True
     return kind.preserves_ports and kind.overloads_ports

@@ -106,6 +106,11 @@ class Segment:
         """Take an address away."""
         del self._members[attachment.ip]
 
+    def owner_of(self, ip: str) -> Attached | None:
+        """Return the host or router that has an address here, or ``None``."""
+        found = self._members.get(ip)
+        return None if found is None else found.owner
+
     def route(self, owner: Attached, subnet: str, link: Link) -> Attachment:
         """Have packets for a whole network go to an owner, at the end of this link.
 

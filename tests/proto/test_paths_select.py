@@ -226,6 +226,17 @@ def test_a_best_address_that_can_no_longer_be_sent_to_is_dropped() -> None:
     assert paths.chosen is None
 
 
+def test_a_call_me_maybe_takes_back_what_was_proven_of_addresses_it_does_not_name() -> None:
+    paths = make_paths(FIRST, SECOND)
+    paths.take_pong(FIRST, FIRST, 0.1, 0.0)
+    paths.take_pong(SECOND, SECOND, 0.1, 0.0)
+    assert paths.take_call_me_maybe([FIRST], 1.0)
+    assert paths.paths[FIRST].pong is not None
+    assert paths.paths[SECOND].pong is None
+    assert not paths.take_call_me_maybe([SECOND], 2.0)
+    assert not paths.is_proven(2.0)
+
+
 # Limits
 
 
