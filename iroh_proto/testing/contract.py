@@ -78,7 +78,10 @@ TestT = TypeVar("TestT", bound=Callable[..., None])
 
 
 def contract_tests(subject: Subject[MachineT]) -> type:
-    """Return a class with a property test for each rule, for pytest to collect."""
+    """Return a class with a property test for each rule, for pytest to collect.
+
+    Its attribute ``subject`` is what it was made of, for other ways to look for failures.
+    """
     scripts = subject.scripts()
     given = _given_with(subject.effort)
 
@@ -149,6 +152,7 @@ def contract_tests(subject: Subject[MachineT]) -> type:
             for flood in subject.floods:
                 check_bounds(subject, Script(()), flood)
 
+    ContractTests.subject = subject
     return ContractTests
 
 
