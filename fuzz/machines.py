@@ -83,7 +83,7 @@ def subject_of(name: str) -> Subject[object]:
     for attribute, value in vars(module).items():
         contract = _CONTRACT.match(f"{attribute} = contract_tests(")
         if contract is not None and target_name(contract[1]) == name:
-            return cast("Subject[object]", value.subject)
+            return cast("Subject[object]", value.subject_under_test)
     raise LookupError(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
 
 from fuzz import seeds
