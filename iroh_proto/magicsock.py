@@ -27,7 +27,7 @@ from typing import Literal, assert_never
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.frames import DATAGRAM_LIMIT
-from iroh_proto.derp.map import STUN_PORT, DerpMap
+from iroh_proto.derp.map import DerpMap, DerpNode
 from iroh_proto.derp.pool import DerpPool, HomeDerpChanged
 from iroh_proto.disco.message import is_disco
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
@@ -36,12 +36,14 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
 from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import OwnAddressesWanted, PathChanged, PathFinder
-from iroh_proto.paths.own_addresses import (
+from iroh_proto.paths.own_address_events import (
+    AddressServer,
     DnsRequested,
     InterfacesRequested,
-    OwnAddresses,
+    ObservationRequested,
     OwnAddressesFound,
 )
+from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.paths.payload import (
     PayloadKey,
     ReceivedPayload,
@@ -67,6 +69,7 @@ __all__ = [
     "Magicsock",
     "MagicsockEvent",
     "MagicsockStats",
+    "ObservationRequested",
     "PathChanged",
     "PathInfo",
     "PayloadKey",
@@ -259,6 +262,21 @@ class Magicsock:
         :raises LocalProtocolError: if there was no such request.
         """
         self._own.complete_dns(request_id, ips, now=now)
+        self._gather(self._time.advance(now))
+
+    def complete_observation(
+        self, request_id: int, address: UdpAddress | None, *, now: float
+    ) -> None:
+        """Answer :class:`ObservationRequested` with where the server sees this node, if it told.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._own.complete_observation(request_id, address, now=now)
+        self._gather(self._time.advance(now))
+
+    def refresh_own_addresses(self, *, now: float) -> None:
+        """Find out anew where this node can be reached, now instead of some seconds later."""
+        self._own.refresh(now=now)
         self._gather(self._time.advance(now))
 
     def complete_challenge(self, request_id: int, *, now: float) -> None:
@@ -454,7 +472,7 @@ class Magicsock:
             return False
         self._events.append(event)
         if isinstance(event, HomeDerpChanged):
-            self._own.set_stun_server(self._stun_server(event.url), now=now)
+            self._own.set_server(self._address_server(event.url), now=now)
         return True
 
     def _take_own_event(self, now: float) -> bool:
@@ -462,7 +480,7 @@ class Magicsock:
         match event:
             case None:
                 return False
-            case InterfacesRequested() | DnsRequested():
+            case InterfacesRequested() | DnsRequested() | ObservationRequested():
                 self._events.append(event)
             case OwnAddressesFound():
                 self._take_own_addresses(event, now)
@@ -502,10 +520,10 @@ class Magicsock:
             ipv4_socket=ipv4_socket, ipv6_socket=ipv6_socket, ipv6_works=ipv6_works, now=now
         )
 
-    def _stun_server(self, url: DerpUrl) -> tuple[str, int] | None:
-        node = self._derp_map.get(url)
-        port = STUN_PORT if node is None else node.stun_port
-        return None if port is None else (url.host, port)
+    def _address_server(self, url: DerpUrl) -> AddressServer:
+        node = self._derp_map.get(url) or DerpNode(url)
+        quic_port = node.quic_port if url.scheme == "https" else None
+        return AddressServer(host=url.host, stun_port=node.stun_port, quic_port=quic_port)
 
 
 def _url_of(addr: DerpUrl | DerpAddress) -> DerpUrl:

@@ -3,6 +3,7 @@
 ::
 
     in    UDP, TCP ──> Magicsock ──QUIC datagrams──> Switchboard ──> connections ──> events
+                         '──those of QAD servers──> QadClient ──> own addresses
     out   commands ──> connections ──QUIC datagrams──> Magicsock: which way now? ──> UDP, TCP
 
 Commands and arriving datagrams only touch a connection; what it has to send is put together once,
@@ -21,18 +22,25 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from iroh_anyio.quic.connection import NodeConnection, check_code
 from iroh_anyio.quic.events import ConnectionInfo, EndpointEvent, EndpointStats
 from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.qad_client import (
+    AddressObserved,
+    ObservationChanged,
+    ObservationFailed,
+    QadClient,
+    QadClientStats,
+)
 from iroh_anyio.quic.switchboard import Switchboard
 from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
-from iroh_proto.magicsock import ChallengeRequested, Magicsock, PathChanged
+from iroh_proto.magicsock import ChallengeRequested, Magicsock, ObservationRequested, PathChanged
 from iroh_proto.timers import LatestTime, earliest
 
 MAX_ALPN_SIZE = 255
@@ -74,6 +82,7 @@ class EndpointMachine:
             options=self._options,
             events=self._events,
         )
+        self._qad = QadClient(ca_certificates=self._options.ca_certificates)
         self.set_alpns(alpns)
 
     # Facts
@@ -102,6 +111,11 @@ class EndpointMachine:
     def stats(self) -> EndpointStats:
         """A copy of the counts."""
         return replace(self._board.stats)
+
+    @property
+    def qad_stats(self) -> QadClientStats:
+        """A copy of the counts of QUIC address discovery."""
+        return self._qad.stats
 
     def connection_info(self, connection: int) -> ConnectionInfo:
         """Return a snapshot of a connection, which may be over but not long.
@@ -286,6 +300,7 @@ class EndpointMachine:
             conn.close(0, "")
             self._board.touch(conn)
         self._settle()
+        self._qad.close(now=now)
         self._magicsock.close(now=now)
         self._gather()
 
@@ -329,12 +344,16 @@ class EndpointMachine:
 
     def network_changed(self, *, now: float) -> None:
         """Take the news that interfaces, addresses or routes changed."""
-        self._magicsock.network_changed(now=self._time.advance(now))
+        now = self._time.advance(now)
+        self._qad.network_changed(now=now)
+        self._magicsock.network_changed(now=now)
         self._gather()
 
     def resumed(self, *, now: float) -> None:
         """Take the news that the host slept."""
-        self._magicsock.resumed(now=self._time.advance(now))
+        now = self._time.advance(now)
+        self._qad.network_changed(now=now)
+        self._magicsock.resumed(now=now)
         self._gather()
 
     def handle_timer(self, *, now: float) -> None:
@@ -342,6 +361,7 @@ class EndpointMachine:
         now = self._time.advance(now)
         self._settle()
         self._magicsock.handle_timer(now=now)
+        self._qad.handle_timer(now=now)
         self._gather()
         self._board.handle_timer(now=now)
         self._settle()
@@ -357,7 +377,7 @@ class EndpointMachine:
     def datagrams_to_send(self) -> list[Transmit]:
         """Return the UDP datagrams to send, and forget them."""
         self._settle()
-        return self._magicsock.datagrams_to_send()
+        return [*self._magicsock.datagrams_to_send(), *self._qad.datagrams_to_send()]
 
     def tcp_to_send(self) -> list[int]:
         """Return the connections to DERP servers that have bytes to write. Changes nothing."""
@@ -369,7 +389,7 @@ class EndpointMachine:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return earliest(self._board.get_timer(), self._magicsock.get_timer())
+        return earliest(self._board.get_timer(), self._magicsock.get_timer(), self._qad.get_timer())
 
     # Helpers
 
@@ -382,14 +402,40 @@ class EndpointMachine:
         """Pass on what Magicsock has for the connections and for the host."""
         now, magicsock = self._time.value, self._magicsock
         for payload in magicsock.received_payloads():
-            self._board.receive(payload, now=now)
+            if self._qad.is_server(payload.source):
+                self._qad.receive_datagrams(payload.datagrams, payload.source, now=now)
+            else:
+                self._board.receive(payload, now=now)
+        self._gather_observations(now)
         while (event := magicsock.next_event()) is not None:
-            if isinstance(event, ChallengeRequested):
-                self._board.challenge(event, now=now)
-                continue
+            match event:
+                case ChallengeRequested():
+                    self._board.challenge(event, now=now)
+                    continue
+                case ObservationRequested():
+                    self._qad.ask(
+                        event.request_id, event.address, server_name=event.server_name, now=now
+                    )
+                    self._gather_observations(now)
+                    continue
+                case PathChanged():
+                    self._board.note_path_change(event.node_id, event.path, now=now)
+                case _:
+                    pass
             self._events.append(event)
-            if isinstance(event, PathChanged):
-                self._board.note_path_change(event.node_id, event.path, now=now)
+
+    def _gather_observations(self, now: float) -> None:
+        """Tell Magicsock where servers see this node."""
+        while (event := self._qad.next_event()) is not None:
+            match event:
+                case AddressObserved():
+                    self._magicsock.complete_observation(event.request_id, event.address, now=now)
+                case ObservationFailed():
+                    self._magicsock.complete_observation(event.request_id, None, now=now)
+                case ObservationChanged():
+                    self._magicsock.refresh_own_addresses(now=now)
+                case _:
+                    assert_never(event)
 
     def _known(self, connection: int) -> NodeConnection | None:
         """Return a connection, ``None`` if it is gone.

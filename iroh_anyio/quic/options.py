@@ -72,6 +72,9 @@ class EndpointOptions:
     the handshake.
 
     ``identity`` ``"auto"`` accepts both kinds at once and dials with raw keys first, then X.509.
+    ``ca_certificates`` are the authorities, as PEM, that may vouch for servers of address
+    discovery, instead of the usual ones.
+
     ``qlog`` is an aioquic logger, ``keylog`` takes lines in the form of SSLKEYLOGFILE.
 
     :raises LocalProtocolError: if a value makes no sense.
@@ -92,6 +95,7 @@ class EndpointOptions:
     retry_threshold: int = 64
     accept_filter: AcceptFilter | None = None
     identity: IdentityMode = "auto"
+    ca_certificates: bytes | None = None
     qlog: QuicLogger | None = None
     keylog: TextSink | None = None
 

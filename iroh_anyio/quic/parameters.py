@@ -37,8 +37,8 @@ class PeerParameters:
     punches_in_quic: bool
 
 
-def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
-    """Read the peer's transport parameters among its TLS extensions.
+def raw_parameters(extensions: Iterable[Extension]) -> dict[int, bytes]:
+    """Return the values of a peer's transport parameters, found among its TLS extensions.
 
     aioquic has parsed them before, and refused what does not parse.
     """
@@ -51,6 +51,12 @@ def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
                 size, position = decode_quic_varint(data, position)
                 found[identifier] = data[position : position + size]
                 position += size
+    return found
+
+
+def peer_parameters(extensions: Iterable[Extension]) -> PeerParameters:
+    """Read the peer's transport parameters among its TLS extensions."""
+    found = raw_parameters(extensions)
     return PeerParameters(
         idle_timeout=(_number(found, MAX_IDLE_TIMEOUT) or 0) / 1000 or None,
         max_udp_payload_size=_number(found, MAX_UDP_PAYLOAD_SIZE),

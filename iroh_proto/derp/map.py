@@ -10,13 +10,19 @@ from iroh_proto.address import DerpUrl
 STUN_PORT = 3478
 """UDP port of the STUN server that runs beside a DERP server, unless the map says otherwise."""
 
+QUIC_PORT = 7842
+"""UDP port of the server for QUIC address discovery, likewise."""
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class DerpNode:
     """One DERP server. ``url`` takes a :class:`DerpUrl` or its text.
 
-    ``stun_port`` is ``None`` when the server answers no STUN. ``dialect`` names the protocol
-    generation (a key of :data:`iroh_proto.derp.dialects.DIALECTS`); ``None`` has it found out.
+    ``stun_port`` is ``None`` when the server answers no STUN, as those of 0.90 and later.
+    ``quic_port`` is for QUIC address discovery, which needs a certificate: servers with an
+    ``https`` URL are asked there when they do not answer STUN, ``None`` if never. ``dialect``
+    names the protocol generation (a key of :data:`iroh_proto.derp.dialects.DIALECTS`); ``None``
+    has it found out.
 
     :raises DecodeError: if the URL does not parse.
     """
@@ -24,13 +30,19 @@ class DerpNode:
     url: DerpUrl
     stun_port: int | None
     dialect: str | None
+    quic_port: int | None
 
     def __init__(
-        self, url: DerpUrl | str, stun_port: int | None = STUN_PORT, dialect: str | None = None
+        self,
+        url: DerpUrl | str,
+        stun_port: int | None = STUN_PORT,
+        dialect: str | None = None,
+        quic_port: int | None = QUIC_PORT,
     ) -> None:
         object.__setattr__(self, "url", DerpUrl.from_str(url) if isinstance(url, str) else url)
         object.__setattr__(self, "stun_port", stun_port)
         object.__setattr__(self, "dialect", dialect)
+        object.__setattr__(self, "quic_port", quic_port)
 
 
 class DerpMap:

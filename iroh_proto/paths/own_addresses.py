@@ -1,11 +1,15 @@
-"""Finds out where this node can be reached: interface addresses, and what a STUN server sees.
+"""Finds out where this node can be reached: interface addresses, and what a server sees.
+
+The server beside the home DERP server is asked by STUN. Where it does not answer, QUIC address
+discovery (QAD) is tried: servers since 0.90 have nothing else. STUN goes first because it costs
+one small packet each way; a server that was silent once is asked by QAD at once the next time.
 
 States::
 
             start, timer, refresh                 all answers in, or ROUND_TIMEOUT
     idle ─────────────────────────> round begun ──────────────────────────────────> idle
                                      │  ^   └ refresh: another round follows
-                   InterfacesRequested  DnsRequested, then STUN
+                   InterfacesRequested  DnsRequested, then STUN, then ObservationRequested
 
 Each round ends in :class:`OwnAddressesFound`, whatever was found, so that whoever waits for fresh
 addresses goes on.
@@ -19,12 +23,18 @@ import ipaddress
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from iroh_proto.address import Address, IpAddress, UdpAddress
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.machine import Transmit
+from iroh_proto.paths.own_address_events import (
+    AddressServer,
+    DnsRequested,
+    InterfacesRequested,
+    ObservationRequested,
+    OwnAddressesEvent,
+    OwnAddressesFound,
+)
 from iroh_proto.stun.probe import StunAddressFound, StunProbe, StunProbeStats
 from iroh_proto.timers import LatestTime, TimerTable
 
@@ -37,8 +47,11 @@ Below 30 s, after which many NATs forget a UDP mapping.
 ROUND_TIMEOUT = 5.0
 """Seconds after which a round ends with what it has; a STUN probe takes 3 s at most."""
 
+OBSERVATION_DELAY = 0.5
+"""Seconds that STUN gets to answer before QAD is tried: a round trip to most places."""
+
 MAPPED_ADDRESS_TIME = 60.0
-"""Seconds for which an address seen by a STUN server is believed without being seen again.
+"""Seconds for which an address that a server saw is believed without being seen again.
 
 Two rounds may lose all their packets before peers are told that the address is gone.
 """
@@ -51,43 +64,6 @@ OWN_ADDRESSES_LIMIT = 64
 
 SOCKETS_LIMIT = 16
 """Bound sockets."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterfacesRequested:
-    """The host is to list the IP addresses of its interfaces that are up.
-
-    Answered by ``complete_interfaces(request_id, ips, now=now)``, with none if it cannot.
-    """
-
-    request_id: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsRequested:
-    """The host is to resolve a name.
-
-    Answered by ``complete_dns(request_id, ips, now=now)``, with none if it cannot.
-    """
-
-    request_id: int
-    host: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAddressesFound:
-    """A round ended.
-
-    ``addresses`` are for peers, ``hidden`` are this node's as well but of no use to them;
-    ``ipv6_works`` says whether there is an IPv6 address that others can answer to.
-    """
-
-    addresses: tuple[UdpAddress, ...]
-    hidden: tuple[UdpAddress, ...]
-    ipv6_works: bool
-
-
-OwnAddressesEvent: TypeAlias = InterfacesRequested | DnsRequested | OwnAddressesFound
 
 
 class OwnAddresses:
@@ -104,13 +80,15 @@ class OwnAddresses:
         self._events: deque[OwnAddressesEvent] = deque()
         self._is_started = False
         self._bound: tuple[UdpAddress, ...] = ()  # none before the start and after the close
-        self._server: tuple[str, int] | None = None
+        self._server: AddressServer | None = None
         self._next_request_id = 0
         self._round: _Round | None = None
         self._wants_another = False
         self._interfaces: tuple[IpAddress, ...] = ()
         # By family: what a server saw last, and when.
         self._mapped: dict[bool, tuple[UdpAddress, float]] = {}
+        # The families in which the server did not answer STUN the last time.
+        self._silent: set[bool] = set()
 
     @property
     def stats(self) -> StunProbeStats:
@@ -137,11 +115,12 @@ class OwnAddresses:
         self._bound = tuple(bound)
         self._begin_round(now)
 
-    def set_stun_server(self, server: tuple[str, int] | None, *, now: float) -> None:
-        """Ask another STUN server, a host and a port, from now on."""
+    def set_server(self, server: AddressServer | None, *, now: float) -> None:
+        """Ask another server from now on."""
         now = self._time.advance(now)
         if server != self._server:
             self._server = server
+            self._silent.clear()
             self._refresh(now)
 
     def refresh(self, *, now: float) -> None:
@@ -152,6 +131,7 @@ class OwnAddresses:
         """Forget what a server saw, and find the addresses out again."""
         now = self._time.advance(now)
         self._mapped.clear()
+        self._silent.clear()
         self._refresh(now)
 
     def close(self, *, now: float) -> None:
@@ -188,7 +168,25 @@ class OwnAddresses:
         if current is None or current.dns_id != request_id or self._server is None:
             return
         current.dns_id = None
-        self._probe(current, _parse_ips(ips), self._server[1], now)
+        self._ask(current, _parse_ips(ips), self._server, now)
+        self._end_round_if_done(now)
+
+    def complete_observation(
+        self, request_id: int, address: UdpAddress | None, *, now: float
+    ) -> None:
+        """Answer :class:`ObservationRequested` with where the server sees this node.
+
+        :raises LocalProtocolError: if there was no such request.
+        """
+        self._check_request(request_id)
+        now = self._time.advance(now)
+        current = self._round
+        family = None if current is None else current.observations.pop(request_id, None)
+        if current is None or family is None:
+            return
+        if address is not None and address.is_ipv6 == family:
+            self._mapped[family] = (address, now)
+            current.forget_probes(family)
         self._end_round_if_done(now)
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: Address, *, now: float) -> None:
@@ -203,10 +201,13 @@ class OwnAddresses:
         self._stun.handle_timer(now=now)
         self._take_stun(now)
         for name in self._timers.pop_expired(now):
-            if name == "round timeout":
-                self._end_round(now)
-            else:
-                self._refresh(now)
+            match name:
+                case "round timeout":
+                    self._end_round(now)
+                case "observation":
+                    self._observe()
+                case _:
+                    self._refresh(now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
@@ -238,22 +239,49 @@ class OwnAddresses:
         self._events.append(InterfacesRequested(request_id=current.interfaces_id))
         if self._server is None:
             return
-        host, port = self._server
+        server = self._server
         try:
-            ips = [_parse_ip(host)]
+            ips = [_parse_ip(server.host)]
         except DecodeError:
             current.dns_id = self._take_request_id()
-            self._events.append(DnsRequested(request_id=current.dns_id, host=host))
+            self._events.append(DnsRequested(request_id=current.dns_id, host=server.host))
             return
-        self._probe(current, ips, port, now)
+        self._ask(current, ips, server, now)
 
-    def _probe(self, current: _Round, ips: Iterable[IpAddress], port: int, now: float) -> None:
+    def _ask(
+        self, current: _Round, ips: Iterable[IpAddress], server: AddressServer, now: float
+    ) -> None:
+        """Begin to ask the server at its first address of each family."""
         families = {addr.is_ipv6 for addr in self._bound}
         for ip in ips:
-            server = UdpAddress.of(ip, port)
-            if server.is_ipv6 in families and self._can_ask(ip):
-                families.remove(server.is_ipv6)
-                current.probes.add(self._stun.start(server, now=now))
+            is_ipv6 = ip.version == 6
+            if is_ipv6 not in families or not self._can_ask(ip):
+                continue
+            families.remove(is_ipv6)
+            if server.stun_port is not None:
+                probe_id = self._stun.start(UdpAddress.of(ip, server.stun_port), now=now)
+                current.probes[probe_id] = is_ipv6
+            if server.quic_port is not None:
+                current.unobserved[is_ipv6] = UdpAddress.of(ip, server.quic_port)
+        if self._silent.issuperset(current.unobserved) or server.stun_port is None:
+            self._observe()
+        else:
+            self._timers.set("observation", now + OBSERVATION_DELAY)
+
+    def _observe(self) -> None:
+        """Ask by QAD in the families in which STUN has not answered."""
+        current, server = self._round, self._server
+        if current is None or server is None:
+            return
+        for is_ipv6, address in current.unobserved.items():
+            request_id = self._take_request_id()
+            current.observations[request_id] = is_ipv6
+            self._events.append(
+                ObservationRequested(
+                    request_id=request_id, address=address, server_name=server.host
+                )
+            )
+        current.unobserved.clear()
 
     def _can_ask(self, ip: IpAddress) -> bool:
         """Say whether a server may answer: without an IPv6 address the wait would be in vain."""
@@ -263,10 +291,19 @@ class OwnAddresses:
 
     def _take_stun(self, now: float) -> None:
         while (event := self._stun.next_event()) is not None:
+            is_ipv6 = event.server.is_ipv6
+            current = self._round
             if isinstance(event, StunAddressFound):
                 self._mapped[event.address.is_ipv6] = (event.address, now)
-            if self._round is not None:
-                self._round.probes.discard(event.probe_id)
+                self._silent.discard(is_ipv6)
+                if current is not None:
+                    current.forget_observation(is_ipv6)
+            else:
+                self._silent.add(is_ipv6)
+                if current is not None and is_ipv6 in current.unobserved:
+                    self._observe()
+            if current is not None:
+                current.probes.pop(event.probe_id, None)
         self._end_round_if_done(now)
 
     def _end_round_if_done(self, now: float) -> None:
@@ -277,6 +314,7 @@ class OwnAddresses:
         self._end_probes(now)
         self._round = None
         self._timers.cancel("round timeout")
+        self._timers.cancel("observation")
         for family, (_, seen_at) in list(self._mapped.items()):
             if seen_at + MAPPED_ADDRESS_TIME <= now:
                 del self._mapped[family]
@@ -325,17 +363,35 @@ class OwnAddresses:
 class _Round:
     """What one round waits for."""
 
-    __slots__ = ("dns_id", "interfaces_id", "probes")
+    __slots__ = ("dns_id", "interfaces_id", "observations", "probes", "unobserved")
 
     def __init__(self) -> None:
         self.interfaces_id: int | None = None
         self.dns_id: int | None = None
-        self.probes: set[int] = set()
+        # By number, whether it is about IPv6.
+        self.probes: dict[int, bool] = {}
+        self.observations: dict[int, bool] = {}
+        # By family, the QAD servers to be asked unless STUN answers before.
+        self.unobserved: dict[bool, UdpAddress] = {}
 
     @property
     def is_done(self) -> bool:
         """Whether all answers are in."""
-        return self.interfaces_id is None and self.dns_id is None and not self.probes
+        asked = self.interfaces_id is not None or self.dns_id is not None
+        return not (asked or self.probes or self.observations or self.unobserved)
+
+    def forget_probes(self, is_ipv6: bool) -> None:
+        """Wait for no STUN answer in a family any more; a late one is welcome all the same."""
+        self.probes = {
+            number: family for number, family in self.probes.items() if family != is_ipv6
+        }
+
+    def forget_observation(self, is_ipv6: bool) -> None:
+        """Ask nobody by QAD in a family, and do not wait for an answer."""
+        self.unobserved.pop(is_ipv6, None)
+        self.observations = {
+            number: family for number, family in self.observations.items() if family != is_ipv6
+        }
 
 
 def _parse_ip(text: str) -> IpAddress:

@@ -10,7 +10,11 @@ from iroh_proto.derp.pool import DerpPoolEvent, DerpPoolStats
 from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
 from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import FinderStats, PathChanged
-from iroh_proto.paths.own_addresses import DnsRequested, InterfacesRequested
+from iroh_proto.paths.own_address_events import (
+    DnsRequested,
+    InterfacesRequested,
+    ObservationRequested,
+)
 from iroh_proto.stun.probe import StunProbeStats
 
 
@@ -24,6 +28,7 @@ class DirectAddressesChanged:
 MagicsockEvent: TypeAlias = (
     InterfacesRequested
     | DnsRequested
+    | ObservationRequested
     | ChallengeRequested
     | PathChanged
     | DirectAddressesChanged

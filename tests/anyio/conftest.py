@@ -15,17 +15,24 @@ from cryptography.x509.oid import NameOID
 
 
 @pytest.fixture(scope="session")
-def tls_contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context for ``localhost`` and 127.0.0.1, and a client's that trusts it."""
+def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``certificate.pem`` for ``localhost`` and 127.0.0.1, and ``key.pem``."""
     folder = tmp_path_factory.mktemp("tls")
-    certificate_path = _make_certificate(folder)
+    _make_certificate(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tls_contexts(tls_folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context for ``localhost`` and 127.0.0.1, and a client's that trusts it."""
+    certificate_path = tls_folder / "certificate.pem"
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate_path, folder / "key.pem")
+    server.load_cert_chain(certificate_path, tls_folder / "key.pem")
     client = ssl.create_default_context(cafile=str(certificate_path))
     return server, client
 
 
-def _make_certificate(folder: Path) -> Path:
+def _make_certificate(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -42,8 +49,7 @@ def _make_certificate(folder: Path) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    path = folder / "certificate.pem"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -51,4 +57,3 @@ def _make_certificate(folder: Path) -> Path:
             serialization.NoEncryption(),
         )
     )
-    return path

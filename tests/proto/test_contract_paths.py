@@ -13,7 +13,13 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.node_map import STRANGERS_LIMIT
-from iroh_proto.paths.own_addresses import DnsRequested, InterfacesRequested, OwnAddresses
+from iroh_proto.paths.own_address_events import (
+    AddressServer,
+    DnsRequested,
+    InterfacesRequested,
+    ObservationRequested,
+)
+from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.stun.message import decode_binding_request, encode_binding_response
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.strategies import node_ids, udp_addresses
@@ -191,6 +197,14 @@ def answer_dns(*ips: str) -> React[OwnAddresses]:
     return React(f"DNS: {ips}", act)
 
 
+def answer_observation(address: UdpAddress | None) -> React[OwnAddresses]:
+    def act(run: Run[OwnAddresses]) -> list[Call]:
+        asked = [event for event in run.events if isinstance(event, ObservationRequested)]
+        return [Call("complete_observation", event.request_id, address) for event in asked[-2:]]
+
+    return React(f"observed: {address}", act)
+
+
 def answer_stun(run: Run[OwnAddresses]) -> list[Call]:
     calls = []
     for data in run.sent[-4:]:
@@ -212,14 +226,17 @@ OWN_ADDRESSES: Subject[OwnAddresses] = Subject(
                 answer_interfaces("10.0.0.1", "2001:db8::1", "nonsense"),
                 answer_dns(),
                 answer_dns("192.0.2.53"),
+                answer_observation(None),
+                answer_observation(OWN),
                 React("STUN answers", answer_stun),
             ]
         ),
         st.sampled_from(
             [
-                Call("set_stun_server", ("192.0.2.53", 3478)),
-                Call("set_stun_server", ("derp.example", 3478)),
-                Call("set_stun_server", None),
+                Call("set_server", AddressServer(host="192.0.2.53", stun_port=3478)),
+                Call("set_server", AddressServer(host="192.0.2.53", stun_port=3478, quic_port=1)),
+                Call("set_server", AddressServer(host="derp.example", stun_port=None, quic_port=1)),
+                Call("set_server", None),
                 Call("refresh"),
                 Call("network_changed"),
                 Call("close"),
@@ -231,13 +248,16 @@ OWN_ADDRESSES: Subject[OwnAddresses] = Subject(
             Call("start", [UdpAddress("0.0.0.0", 5)]),
             Call("complete_interfaces", 10**9, []),
             Call("complete_dns", 0, []),
+            Call("complete_observation", 10**9, None),
         ]
     ),
     floods=[
         Flood("refreshes", lambda number: Call("refresh")),
         Flood(
             "servers",
-            lambda number: Call("set_stun_server", (f"10.0.{number >> 8}.{number & 255}", 1)),
+            lambda number: Call(
+                "set_server", AddressServer(host=f"10.0.{number >> 8}.{number & 255}", stun_port=1)
+            ),
         ),
     ],
     garbage=st.binary(),

@@ -9,22 +9,28 @@ import pytest
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.errors import LocalProtocolError
+from iroh_proto.paths.own_address_events import (
+    AddressServer,
+    DnsRequested,
+    InterfacesRequested,
+    ObservationRequested,
+    OwnAddressesEvent,
+    OwnAddressesFound,
+)
 from iroh_proto.paths.own_addresses import (
     INTERFACE_ADDRESSES_LIMIT,
     MAPPED_ADDRESS_TIME,
+    OBSERVATION_DELAY,
     OWN_ADDRESSES_LIMIT,
     ROUND_INTERVAL,
     ROUND_TIMEOUT,
-    DnsRequested,
-    InterfacesRequested,
     OwnAddresses,
-    OwnAddressesEvent,
-    OwnAddressesFound,
 )
 from iroh_proto.stun.message import decode_binding_request, encode_binding_response
 
 ANY_V4, ANY_V6 = UdpAddress("0.0.0.0", 4000), UdpAddress("::", 4001)
-SERVER = ("192.0.2.53", 3478)
+SERVER_IP = "192.0.2.53"
+SERVER = AddressServer(host=SERVER_IP, stun_port=3478)
 PUBLIC = UdpAddress("203.0.113.5", 61000)
 
 
@@ -37,6 +43,7 @@ class Host:
         self.ips: tuple[str, ...] | None = ips
         self.names: dict[str, tuple[str, ...]] = {}
         self.seen_as: UdpAddress | None = PUBLIC
+        self.observed_as: UdpAddress | None = None
         self.found: list[tuple[float, OwnAddressesFound]] = []
         self.asked: list[OwnAddressesEvent] = []
         self.probed: list[tuple[float, UdpAddress]] = []
@@ -72,7 +79,12 @@ class Host:
             self.machine.complete_interfaces(event.request_id, self.ips, now=self.now)
         if isinstance(event, DnsRequested) and event.host in self.names:
             self.machine.complete_dns(event.request_id, self.names[event.host], now=self.now)
+        if isinstance(event, ObservationRequested) and self.observed_as is not None:
+            self.machine.complete_observation(event.request_id, self.observed_as, now=self.now)
         return event is not None or bool(transmits)
+
+    def observations(self) -> list[ObservationRequested]:
+        return [event for event in self.asked if isinstance(event, ObservationRequested)]
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -115,30 +127,30 @@ def test_a_socket_bound_to_one_address_tells_that_one() -> None:
 
 def test_what_a_stun_server_sees_is_told_too() -> None:
     host = Host()
-    host.machine.set_stun_server(SERVER, now=host.now)
+    host.machine.set_server(SERVER, now=host.now)
     host.serve()
-    assert host.probed == [(0.0, UdpAddress(*SERVER))]
+    assert host.probed == [(0.0, UdpAddress(SERVER_IP, 3478))]
     assert host.told() == ["10.1.2.3:4000", str(PUBLIC)]
 
 
 def test_the_name_of_a_server_is_resolved_first() -> None:
     host = Host()
     host.names["derp.example"] = ("bad", "2001:db8::53", "192.0.2.53", "192.0.2.54")
-    host.machine.set_stun_server(("derp.example", 3478), now=host.now)
+    host.machine.set_server(AddressServer(host="derp.example", stun_port=3478), now=host.now)
     host.serve()
-    assert [addr for _, addr in host.probed] == [UdpAddress(*SERVER)]
+    assert [addr for _, addr in host.probed] == [UdpAddress(SERVER_IP, 3478)]
     assert str(PUBLIC) in host.told()
 
 
 def test_servers_are_asked_by_each_family_that_can_be_answered() -> None:
     host = Host(ANY_V4, ANY_V6, ips=("10.1.2.3", "2001:db8::7"))
     host.names["derp.example"] = ("2001:db8::53", "192.0.2.53")
-    host.machine.set_stun_server(("derp.example", 1), now=host.now)
+    host.machine.set_server(AddressServer(host="derp.example", stun_port=1), now=host.now)
     host.serve()
     assert {addr.ip for _, addr in host.probed} == {"2001:db8::53", "192.0.2.53"}
     host = Host(ANY_V4, ANY_V6, ips=("10.1.2.3",))
     host.names["derp.example"] = ("2001:db8::53", "192.0.2.53")
-    host.machine.set_stun_server(("derp.example", 1), now=host.now)
+    host.machine.set_server(AddressServer(host="derp.example", stun_port=1), now=host.now)
     host.serve()
     assert {addr.ip for _, addr in host.probed} == {"192.0.2.53"}
 
@@ -156,7 +168,7 @@ def test_rounds_come_every_20_to_26_seconds_and_each_one_ends() -> None:
 def test_a_round_ends_without_answers() -> None:
     host = Host()
     host.ips = None
-    host.machine.set_stun_server(("nowhere.example", 3478), now=host.now)
+    host.machine.set_server(AddressServer(host="nowhere.example", stun_port=3478), now=host.now)
     host.serve()
     host.run(ROUND_TIMEOUT - 0.01)
     assert len(host.found) == 1
@@ -168,7 +180,7 @@ def test_a_round_ends_without_answers() -> None:
 def test_a_silent_server_ends_the_round_with_its_probe() -> None:
     host = Host()
     host.seen_as = None
-    host.machine.set_stun_server(SERVER, now=host.now)
+    host.machine.set_server(SERVER, now=host.now)
     host.serve()
     host.run(3.0)
     assert [when for when, _ in host.found] == [0.0, 3.0]
@@ -177,7 +189,7 @@ def test_a_silent_server_ends_the_round_with_its_probe() -> None:
 
 def test_an_address_seen_outside_outlasts_a_lost_round_but_not_many() -> None:
     host = Host()
-    host.machine.set_stun_server(SERVER, now=host.now)
+    host.machine.set_server(SERVER, now=host.now)
     host.serve()
     host.seen_as = None
     host.run(MAPPED_ADDRESS_TIME - 10.0)
@@ -186,9 +198,80 @@ def test_an_address_seen_outside_outlasts_a_lost_round_but_not_many() -> None:
     assert str(PUBLIC) not in host.told()
 
 
+def with_qad(*, stun_port: int | None = 3478) -> AddressServer:
+    return AddressServer(host=SERVER_IP, stun_port=stun_port, quic_port=7842)
+
+
+def test_a_server_that_answers_stun_is_not_asked_by_qad() -> None:
+    host = Host()
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    assert str(PUBLIC) in host.told()
+    host.run(100.0)
+    assert host.observations() == []
+
+
+def test_a_server_without_stun_is_asked_by_qad_at_once() -> None:
+    host = Host()
+    host.observed_as = PUBLIC
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    (asked,) = host.observations()
+    assert asked.address == UdpAddress(SERVER_IP, 7842)
+    assert asked.server_name == SERVER_IP
+    assert host.probed == []
+    assert host.told() == ["10.1.2.3:4000", str(PUBLIC)]
+
+
+def test_a_silent_stun_server_is_asked_by_qad_soon_and_the_next_time_at_once() -> None:
+    host = Host()
+    host.seen_as, host.observed_as = None, PUBLIC
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    assert host.observations() == []
+    host.run(OBSERVATION_DELAY)
+    assert host.found[-1][0] == OBSERVATION_DELAY  # without waiting for STUN any longer
+    assert str(PUBLIC) in host.told()
+    host.run(5.0)
+    host.machine.refresh(now=host.now)
+    host.serve()
+    assert len(host.observations()) == 2
+    assert host.found[-1][0] == host.now
+
+
+def test_a_late_stun_answer_makes_qad_needless() -> None:
+    host = Host()
+    host.seen_as = None
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    host.seen_as = PUBLIC
+    host.run(OBSERVATION_DELAY)  # a retransmission is answered first
+    assert str(PUBLIC) in host.told()
+    assert not host.machine.is_running
+
+
+def test_a_round_does_not_wait_for_qad_for_ever() -> None:
+    host = Host()
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    host.run(ROUND_TIMEOUT)
+    assert [when for when, _ in host.found] == [0.0, ROUND_TIMEOUT]
+    (late,) = host.observations()
+    host.machine.complete_observation(late.request_id, PUBLIC, now=host.now)
+    assert str(PUBLIC) not in host.told()
+
+
+def test_an_observation_of_the_other_family_is_none() -> None:
+    host = Host()
+    host.observed_as = UdpAddress("2001:db8::7", 1)
+    host.machine.set_server(with_qad(stun_port=None), now=host.now)
+    host.serve()
+    assert host.told() == ["10.1.2.3:4000"]
+
+
 def test_a_changed_network_forgets_what_was_seen_outside() -> None:
     host = Host()
-    host.machine.set_stun_server(SERVER, now=host.now)
+    host.machine.set_server(SERVER, now=host.now)
     host.serve()
     host.seen_as, host.ips = None, ("10.9.9.9",)
     host.machine.network_changed(now=host.now)
@@ -200,7 +283,7 @@ def test_a_changed_network_forgets_what_was_seen_outside() -> None:
 def test_a_refresh_during_a_round_is_followed_by_one_other_round() -> None:
     host = Host()
     host.seen_as = None
-    host.machine.set_stun_server(SERVER, now=host.now)
+    host.machine.set_server(SERVER, now=host.now)
     host.serve()
     for _ in range(3):
         host.machine.refresh(now=host.now)
@@ -239,11 +322,11 @@ def test_start_is_given_once_with_sockets() -> None:
 
 def test_before_start_nothing_happens_and_after_close_nothing_more() -> None:
     machine = OwnAddresses(rng=random.Random(1))
-    machine.set_stun_server(SERVER, now=0.0)
+    machine.set_server(SERVER, now=0.0)
     assert machine.next_event() is None
     host = Host()
     host.seen_as = None
-    host.machine.set_stun_server(SERVER, now=0.0)
+    host.machine.set_server(SERVER, now=0.0)
     host.machine.refresh(now=0.0)
     host.machine.close(now=0.0)
     assert host.machine.get_timer() is None

@@ -25,6 +25,7 @@ from iroh_anyio.quic.aioquic_private.context import (  # noqa: E402
     pull_alpn,
     push_alpn,
 )
+from iroh_anyio.quic.aioquic_private.observing import ObservingConnection  # noqa: E402
 from iroh_anyio.quic.aioquic_private.packets import (  # noqa: E402
     CONNECTION_ID_SIZE,
     PEER,
@@ -41,6 +42,7 @@ __all__ = [
     "Extension",
     "HookedConnection",
     "HookedContext",
+    "ObservingConnection",
     "Signer",
     "check_private_names",
     "encode_initial_close",
