@@ -100,13 +100,28 @@ def _parse(lines: Iterable[str]) -> tuple[list[str], list[Json]]:
         names = [str(name) for name in head["lifelines"]]
         for entry in entries:
             entry["time"], entry["at"] = float(entry["time"]), _host(str(entry["at"]))
+            _check_fields(entry)
             if not isinstance(entry["kind"], str) or entry["at"] not in names:
                 raise DecodeError(f"a line without a kind, or of an unknown place: {entry['at']}")
     except DecodeError:
         raise
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise DecodeError(f"not a time line: {error!r}") from None
     return names, entries
+
+
+def _check_fields(entry: Json) -> None:
+    """Refuse a line in which what is drawn is not of the kind that recorders write."""
+    carried = entry.get("carried") or []
+    are_good = (
+        math.isfinite(_time(entry))
+        and isinstance(entry.get("packet", 0), int)
+        and isinstance(entry.get("path", {}), dict | None)
+        and isinstance(carried, list)
+        and all(isinstance(item["key"], str) and "label" in item for item in carried)
+    )
+    if not are_good:
+        raise DecodeError(f"a line with a field of the wrong kind: {entry['kind']}")
 
 
 def _host(place: str) -> str:
@@ -308,7 +323,8 @@ def _text(
 ) -> str:
     place = f'x="{x:g}" y="{y:.1f}" text-anchor="{anchor}"'
     look = f'font-size="{size}" font-weight="{weight}" fill="{fill}"'
-    return f"<text {place} {look}>{escape(text)}</text>"
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return f"<text {place} {look}>{escape(printable)}</text>"
 
 
 def _document(width: float, height: float, parts: Sequence[str]) -> str:
