@@ -15,6 +15,7 @@ from fuzz.decoders import TARGETS
 from fuzz.planted import TARGET as PLANTED
 from fuzz.target import Target
 from fuzz.targets import load, names
+from iroh_proto.address import UdpAddress
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,11 @@ def giving(value: object) -> Break:
     return lambda _: lambda *args, **options: value
 
 
+def flipped(address: UdpAddress) -> UdpAddress:
+    """Return an address with another port, and with the first one if done again."""
+    return address._replace(port=address.port ^ 1)
+
+
 DEFECTS: dict[str, tuple[str, Break]] = {
     "stun": (
         "iroh_proto.stun.message._locate_attributes",
@@ -79,7 +85,7 @@ DEFECTS: dict[str, tuple[str, Break]] = {
     "ticket": ("iroh_proto.ticket._VARIANT", lambda _: b"\x01"),
     "node-record": (
         "iroh_proto.node_record.read_udp_address",
-        lambda read: lambda reader: read(reader)._replace(port=7),
+        lambda read: lambda reader: flipped(read(reader)),
     ),
     "key": ("iroh_proto.key.NodeId.to_z32", lambda write: lambda node_id: write(node_id) + "y"),
     "openssh": (
