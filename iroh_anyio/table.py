@@ -154,8 +154,8 @@ class ConnectionTable:
         same_node.discard(connection)
         if not same_node:
             del self._by_node[connection.remote_node_id]
-        logger.info("%r: %s %s", connection, event.reason.kind, event.reason.text)
         connection.note_closed(event.reason)
+        logger.info("%r: %s: %s", connection, event.reason.kind, event.reason.text)
 
     def _on_path(self, event: PathChanged) -> None:
         path = event.path

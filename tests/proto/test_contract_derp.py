@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from functools import partial
 
+import pytest
 from hypothesis import strategies as st
 
 from iroh_proto.address import DerpUrl
@@ -13,13 +14,15 @@ from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.codec import Form
 from iroh_proto.derp.datagram_frames import RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS
-from iroh_proto.derp.events import ConnectionLost
+from iroh_proto.derp.events import ConnectionLost, DerpConnected
 from iroh_proto.derp.frames import DATAGRAM_LIMIT, Frame, Ping, RecvPacket, pack_datagrams
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.pool import SERVERS_LIMIT, DerpPool
+from iroh_proto.derp.pool_events import DerpServerConnected, DerpServerLost
 from iroh_proto.key import SecretKey
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.strategies import mutated, node_ids
+from tests.proto.contract_runs import begun
 from tests.proto.derp_cloud import THEIRS, Cloud, Server, cloud_of, cloud_operations, settle
 
 OURS = SecretKey.generate(random.Random("ours"))
@@ -167,3 +170,16 @@ def lose_all(run: Run[DerpPool]) -> Iterable[Call]:
 
 
 TestDerpPoolContract = contract_tests(POOL)
+
+
+@pytest.mark.parametrize("dialect", ["v3", "relay-v2"])
+def test_the_contract_when_connected_is_tried_when_connected(dialect: str) -> None:
+    run = begun(client_subject(dialect, is_connected=True), React("the peer sends", peer_sends))
+    assert DerpConnected in {type(event) for event in run.events}
+    assert run.machine.has_heard_of(THEIRS.public)
+
+
+def test_the_pool_of_the_contract_can_be_connected() -> None:
+    mishaps: list[React[DerpPool]] = cloud_operations(OURS.public, PACKED)
+    run = begun(POOL, *mishaps)
+    assert {DerpServerConnected, DerpServerLost} <= {type(event) for event in run.events}

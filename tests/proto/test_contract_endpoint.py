@@ -18,7 +18,8 @@ from iroh_proto.address import NodeAddr, UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.magicsock import InterfacesRequested
-from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
+from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, Wait, contract_tests
+from tests.proto.contract_runs import begun
 
 OURS, THEIRS = (SecretKey.generate(random.Random(seed)) for seed in (301, 302))
 HERE, THERE = UdpAddress("192.0.2.1", 5000), UdpAddress("192.0.2.2", 6000)
@@ -243,9 +244,12 @@ def endpoint_subject(
     )
 
 
+HOST_ANSWERS = React("the host answers", answer_interfaces)
+CONNECTED: list[Call | React[EndpointMachine]] = [HOST_ANSWERS, DIAL, HANDSHAKE]
+
 TestEndpointContract = contract_tests(
     endpoint_subject(
-        [React("the host answers", answer_interfaces)],
+        [HOST_ANSWERS],
         [
             Flood("clients", new_client, count=60),
             Flood("dials", lambda number: DIAL, count=60),
@@ -261,7 +265,7 @@ TestEndpointContract = contract_tests(
 
 TestConnectedEndpointContract = contract_tests(
     endpoint_subject(
-        [React("the host answers", answer_interfaces), DIAL, HANDSHAKE],
+        CONNECTED,
         [
             Flood("streams", lambda number: Call.timeless("open_stream", 0, bidirectional=True)),
             Flood("bytes", lambda number: Call("send_stream", 0, 0, bytes(500)), count=600),
@@ -271,3 +275,16 @@ TestConnectedEndpointContract = contract_tests(
         ],
     )
 )
+
+
+def test_the_contract_when_connected_is_tried_when_connected() -> None:
+    opens = Call.timeless("open_stream", 0, bidirectional=True)
+    sends = Call("send_stream", 0, 0, bytes(3000))
+    they_send = peer_does("sends", peer_sends)
+    a_while = Wait(0.1)  # QUIC paces what it sends
+    subject = endpoint_subject(CONNECTED, [])
+    run = begun(subject, opens, sends, a_while, they_send, a_while, CONVERSE, CONVERSE)
+    kinds = {type(event) for event in run.events}
+    assert {ConnectionEstablished, StreamDataReceived} <= kinds
+    assert run.refusals == []
+    assert run.machine.magicsock.path_info(THEIRS.public).kind == "direct"

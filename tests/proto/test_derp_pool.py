@@ -178,7 +178,7 @@ def test_without_a_map_there_is_no_home_but_servers_can_be_used() -> None:
     assert w.pool.home is None
 
 
-def test_a_lost_home_is_connected_again_without_anything_to_send() -> None:
+def test_lesson_15_a_lost_home_is_connected_again_without_anything_to_send() -> None:
     w = started("a", "b")
     w.run(100.0)
     w.take_down(w.hosts["a"])
@@ -391,7 +391,7 @@ def test_what_speaks_nothing_we_know_is_asked_with_pauses() -> None:
 # Sending
 
 
-def test_datagrams_wait_for_the_connection() -> None:
+def test_lesson_16_a_server_is_dialled_once_and_datagrams_wait_for_it() -> None:
     w = started("a")
     w.hosts["c"].is_silent = True
     w.pool.send_datagrams(C, PEER, [b"one", b"two"], now=1.0)
@@ -417,7 +417,7 @@ def connect(w: PoolWorld, name: str, *, at: float) -> None:
     w.settle()
 
 
-def test_what_waits_for_too_long_is_dropped_and_counted() -> None:
+def test_lesson_17_what_waits_for_a_dial_is_kept_for_its_time_and_then_counted() -> None:
     w = started("a")
     w.hosts["c"].is_silent = True
     for sent_at in (1.0, 2.0):
@@ -590,7 +590,7 @@ def test_garbage_from_a_server_costs_only_its_connection() -> None:
 # The network changes
 
 
-def test_a_connection_that_survives_a_change_of_network_is_kept() -> None:
+def test_lesson_16_a_connection_that_survives_a_change_of_network_is_kept() -> None:
     w = started("a")
     w.run(10.0)
     pings = w.hosts["a"].side.pings
@@ -817,3 +817,22 @@ def test_a_frame_before_the_handshake_is_done_is_a_failed_dial() -> None:
     (event,) = w.take_events()
     assert isinstance(event, DerpServerUnreachable)
     assert "wanted ServerKey" in event.error
+
+
+def test_each_server_is_shown_its_own_token_and_no_other() -> None:
+    derp_map = DerpMap([DerpNode(A, token="for-a"), DerpNode(B, token="for-b")])
+    pool = DerpPool(secret_key=CLIENT_KEY, derp_map=derp_map, rng=random.Random(1))
+    pool.start(now=0.0)
+    for url in (B, C):
+        pool.send_datagrams(url, PEER, [b"x"], now=0.0)
+    shown = {}
+    while (event := pool.next_event()) is not None:
+        if isinstance(event, TcpRequested):
+            pool.complete_tcp(event.tcp_id, now=0.0)
+            head = pool.tcp_data_to_send(event.tcp_id).decode()
+            shown[event.host] = [line for line in head.splitlines() if "uthorization" in line]
+    assert shown == {
+        "a": ["Authorization: Bearer for-a"],
+        "b": ["Authorization: Bearer for-b"],
+        "c": [],
+    }

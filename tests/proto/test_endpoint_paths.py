@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from iroh_anyio.quic.events import ConnectionClosed
+from iroh_anyio.quic.events import ConnectionClosed, ConnectionInfo
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_proto.address import DerpUrl
 from iroh_proto.magicsock import PathChanged
@@ -81,6 +81,35 @@ def test_a_stream_loses_no_byte_as_the_path_dies_and_comes_back() -> None:
     assert key not in bob.ended
     wait_for_end(world, bob, key, 200)
     assert bytes(bob.received[key]) == data
+    assert_nothing_closed(alice, bob)
+
+
+def test_lesson_13_congestion_starts_anew_on_a_path_of_another_nature_only() -> None:
+    world = EndpointWorld(derp=True)
+    alice, bob = world.two(derp=True)
+    world.network.block_udp(alice.host, bob.host)
+    number = world.connect(alice, bob.addr(direct=False, derp=True))
+
+    def learn() -> ConnectionInfo:
+        """Have the connection learn what its path can carry."""
+        stream_id = alice.send(number, bytes(MEGABYTE // 2))
+        wait_for_end(world, bob, (0, stream_id), 60)
+        return alice.machine.connection_info(number)
+
+    learnt = learn()
+    world.network.unblock_udp(alice.host, bob.host)
+    wait_for_kind(world, "direct", alice, bob)
+    info = alice.machine.connection_info(number)
+    assert info.stats.congestion_window < learnt.stats.congestion_window
+    assert info.rtt is None
+
+    learnt = learn()
+    world.network.block_udp(alice.host, bob.host)
+    wait_for_kind(world, "mixed", alice, bob)
+    assert alice.machine.connection_info(number).rtt == learnt.rtt
+    world.network.unblock_udp(alice.host, bob.host)
+    wait_for_kind(world, "direct", alice, bob)
+    assert alice.machine.connection_info(number).rtt == pytest.approx(learnt.rtt, rel=0.1)
     assert_nothing_closed(alice, bob)
 
 

@@ -52,6 +52,15 @@ def raising(_: object) -> object:
     return broken
 
 
+def raising_os_error(_: object) -> object:
+    """Replace a function by one that raises what readers of time lines let through."""
+
+    def broken(*args: object, **options: object) -> object:
+        raise OSError("broken on purpose")
+
+    return broken
+
+
 def giving(value: object) -> Break:
     """Replace a function by one that gives the same for all."""
     return lambda _: lambda *args, **options: value
@@ -73,7 +82,7 @@ DEFECTS: dict[str, tuple[str, Break]] = {
         lambda encode: lambda address: encode(address)[:-2] + b"\x00\x07",
     ),
     "disco-envelope": ("iroh_proto.box.hmac.compare_digest", giving(True)),
-    "wire-labels": ("iroh_proto.testing.timeline._words", giving("two\nlines")),
+    "wire-labels": ("iroh_proto.trace.disco.label_of", giving("two\nlines")),
     "derp-handshake": ("iroh_proto.derp.dialects.v2.ClientDetails.decode", raising),
     "derp-relaying": (
         "iroh_proto.derp.codec.packed_parts",
@@ -108,7 +117,10 @@ DEFECTS: dict[str, tuple[str, Break]] = {
     ),
     "quic-header": ("iroh_anyio.quic.header.INITIAL", lambda kind: kind + 1),
     "quic-retry-token": ("iroh_anyio.quic.retry._address_bytes", giving(b"")),
-    "timeline-drawing": ("iroh_proto.testing.sequence._parse", raising),
+    "timeline-drawing": ("iroh_proto.testing.sequence._document", giving("<svg")),
+    "timeline-merging": ("iroh_proto.testing.merging._offset", giving(float("inf"))),
+    "timeline-replay": ("iroh_proto.testing.replay._config", raising_os_error),
+    "timeline-values": ("iroh_proto.trace.values.NodeId.__str__", giving("none")),
 }
 # All dialects have it.
 DEFECT_OF_FRAMES = (

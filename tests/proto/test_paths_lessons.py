@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,13 @@ from iroh_proto.paths.select import TRUST_TIME
 from iroh_proto.paths.state import NodeState
 from iroh_proto.paths.udp_paths import UdpPaths
 from tests.proto.path_world import DERP_LATENCY, UDP_LATENCY, URL, Packet, Peer, World
+
+TESTS = Path(__file__).parents[1]
+
+LESSONS = 24
+
+# Slow work in the main loop: machines cannot do any, as the test of the import rules sees to.
+LESSONS_WITHOUT_TEST = {14}
 
 PEER = SecretKey(b"\x07" * 32).public
 FIRST, SECOND, THIRD = (UdpAddress("192.0.2.1", port) for port in (1, 2, 3))
@@ -66,6 +75,14 @@ def make_disco_node(*addrs: UdpAddress, derp: bool = True) -> NodeState:
     node.add_addresses(addrs, derp_url=URL if derp else None, now=0.0)
     node.settle(0.0)
     return node
+
+
+def test_each_lesson_has_a_test() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
+    tested = {
+        int(number) for text in texts for number in re.findall(r"def test_lesson_(\d+)", text)
+    }
+    assert tested == set(range(1, LESSONS + 1)) - LESSONS_WITHOUT_TEST
 
 
 def test_lesson_01_a_ping_alone_proves_nothing_and_is_answered_with_pong_and_ping() -> None:
