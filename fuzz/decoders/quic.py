@@ -15,6 +15,14 @@ from iroh_anyio.quic.header import (
     decode_long_header,
     long_destination_cid,
 )
+from iroh_anyio.quic.observed_address import (
+    OBSERVED_IPV4,
+    OBSERVED_IPV6,
+    decode_observed,
+    encode_observed,
+    frame_type_of,
+    wants_observations,
+)
 from iroh_anyio.quic.retry import TOKEN_LIFETIME, RetryTokens
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.key import SecretKey
@@ -93,6 +101,21 @@ def check_retry_token(data: bytes) -> None:
     assert not opens(token + noise[:1] if noise else token[:-1], source)
 
 
+def check_observed(data: bytes) -> None:
+    """An observed address that is read is written in as few bytes or fewer, which read the same."""
+    wants_observations(data)
+    choices = Choices(data)
+    frame_type = OBSERVED_IPV6 if choices.below(2) else OBSERVED_IPV4
+    read = decoded(decode_observed, frame_type, choices.rest)
+    if read is not None:
+        sequence, address, end = read
+        written = encode_observed(sequence, address)
+        assert len(written) <= end <= len(choices.rest)
+        again = decode_observed(frame_type_of(address), written)
+        assert again == (sequence, address, len(written))
+        assert len(written) < end or written == choices.rest[:end]
+
+
 def header_seeds() -> list[bytes]:
     """Return first packets of real peers, and headers of all kinds."""
     cids = _sized(b"destinat") + _sized(b"source")
@@ -105,6 +128,12 @@ def header_seeds() -> list[bytes]:
 
 TARGETS = {
     "quic-header": Target(check_header, header_seeds),
+    "quic-observed-address": Target(
+        check_observed,
+        lambda: seeds.steered(
+            [b"\0", b"\1"], [b"\x07" + bytes(range(24)), b"\x40\x07" + bytes(24)]
+        ),
+    ),
     "quic-retry-token": Target(
         check_retry_token, lambda: seeds.noise("retry token", count=6, size=64)
     ),

@@ -116,6 +116,10 @@ DEFECTS: dict[str, tuple[str, Break]] = {
         lambda _: lambda value: (value | 3 << 62).to_bytes(8, "big"),
     ),
     "quic-header": ("iroh_anyio.quic.header.INITIAL", lambda kind: kind + 1),
+    "quic-observed-address": (
+        "fuzz.decoders.quic.encode_observed",
+        lambda encode: lambda sequence, address: encode(sequence + 1, address),
+    ),
     "quic-retry-token": ("iroh_anyio.quic.retry._address_bytes", giving(b"")),
     "timeline-drawing": ("iroh_proto.testing.sequence._document", giving("<svg")),
     "timeline-merging": ("iroh_proto.testing.merging._offset", giving(float("inf"))),

@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from fuzz.decoders.disco import OURS, THEIRS
 from fuzz.targets import load
+from iroh_proto.errors import DecodeError
+from iroh_proto.testing.merging import merge
+from iroh_proto.trace.disco import DiscoReader
 
 _HEAD = json.dumps({"format": "iroh-timeline/1", "lifelines": ["here"]})
 
@@ -51,9 +55,35 @@ FOUND = {
         time_line(kind="DatagramsSent", packet=[1]),
     ),
     "time line: lists in lists in lists": ("timeline-drawing", b"[" * 8000),
+    "time line: a value of the wrong kind": ("timeline-values", b'{"$udp": 5}'),
+    "time line: values nested deeper than can be followed": (
+        "timeline-values",
+        b"[" * 980 + b"]" * 980,
+    ),
 }
 
 
 @pytest.mark.parametrize(("target", "data"), FOUND.values(), ids=FOUND)
 def test_the_invariant_holds(target: str, data: bytes) -> None:
     load(target).check(data)
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        {"from": str(OURS.public), "sealed": 10**15},
+        {"from": str(OURS.public), "to": str(THEIRS.public), "message": "", "nonce": "00"},
+    ],
+)
+def test_no_datagram_of_impossible_size_is_made_again(datagram: dict[str, object]) -> None:
+    with pytest.raises(DecodeError):
+        DiscoReader([OURS, THEIRS]).seal(datagram)
+
+
+def test_time_lines_that_are_farther_apart_than_numbers_go_are_refused() -> None:
+    def meeting(kind: str, time: float) -> list[str]:
+        entry = {"time": time, "at": "here", "kind": kind, "datagrams": [{"nonce": "00"}]}
+        return [_HEAD, json.dumps(entry)]
+
+    with pytest.raises(DecodeError, match="too far apart"):
+        merge([meeting("DatagramsSent", 1e308), meeting("DatagramsReceived", -1e308)])
