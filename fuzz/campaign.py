@@ -26,6 +26,9 @@ MEMORY_LIMIT = 2048
 
 _STARTING = 300  # seconds for imports and the corpus, beyond which a process is stuck
 
+_LOG_TAIL = 3000  # characters of what libFuzzer says that are kept where nothing was raised
+_RAISED = "=== Uncaught Python exception"
+
 _EDGES = re.compile(r"cov: (\d+)")
 _CORPUS = re.compile(r"corp: (\d+)/")
 _EXECUTIONS = re.compile(r"^stat::number_of_executed_units:\s*(\d+)", re.MULTILINE)
@@ -98,7 +101,7 @@ def fuzz(target: str, *, seconds: int, runs: int | None, corpus: Path, crashes: 
         corpus=_last(_CORPUS, log),
         edges=_last(_EDGES, log),
         crash=crash,
-        log=log[-8000:],
+        log=log[log.rfind(_RAISED) :] if _RAISED in log else log[-_LOG_TAIL:],
     )
 
 
