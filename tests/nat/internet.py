@@ -68,6 +68,12 @@ class Internet:
             _run("ip", "netns", "exec", nat, "nft", "-f", str(RULES / f"{ruleset}.nft"))
         return host
 
+    def block_udp(self, host: str) -> None:
+        """Let no UDP of a host leave its namespace, nor any arrive."""
+        for hook in ("input", "output"):
+            chain = f"chain {hook} {{ type filter hook {hook} priority 0; ip protocol udp drop; }}"
+            _run("ip", "netns", "exec", host, "nft", f"table inet block {{ {chain}; }}")
+
     def remove(self) -> None:
         """Take everything down."""
         for space in self._spaces:
