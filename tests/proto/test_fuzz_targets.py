@@ -122,7 +122,10 @@ DEFECTS: dict[str, tuple[str, Break]] = {
     ),
     "quic-retry-token": ("iroh_anyio.quic.retry._address_bytes", giving(b"")),
     "timeline-drawing": ("iroh_proto.testing.sequence._document", giving("<svg")),
-    "timeline-merging": ("iroh_proto.testing.merging._offset", giving(float("inf"))),
+    "timeline-merging": (
+        "fuzz.decoders.timeline.merge",
+        lambda merge: lambda timelines: merge(timelines[:1]),
+    ),
     "timeline-replay": ("iroh_proto.testing.replay._config", raising_os_error),
     "timeline-values": ("fuzz.decoders.timeline.encode_value", giving("none")),
 }
