@@ -162,13 +162,13 @@ def test_a_machine_broken_on_purpose_is_found(name: str) -> None:
     def factory(rng: Any) -> Any:
         machine = subject.factory(rng)
 
-        class Hasty(type(machine)):  # type: ignore[misc]
-            """Says that its deadline is long past, whatever it was told."""
+        class Failing(type(machine)):  # type: ignore[misc]
+            """Fails when time passes."""
 
-            def get_timer(self) -> float:
-                return -1e9
+            def handle_timer(self, *, now: float) -> None:
+                raise IndexError("broken on purpose")
 
-        machine.__class__ = Hasty
+        machine.__class__ = Failing
         return machine
 
     assert is_broken(machines.rules_target(replace(subject, factory=factory)))
