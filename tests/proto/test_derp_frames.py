@@ -306,6 +306,17 @@ def test_websocket_streams_may_be_cut_anywhere(data: st.DataObject) -> None:
         assert receiver.error is None
 
 
+def test_a_message_is_refused_as_soon_as_it_is_longer_than_its_frame_may_be() -> None:
+    ping, unmasked = 12, bytes(4)
+    for size in (1, 9):  # the server learns of the surplus in pieces of that size
+        _, server = websocket_pair()
+        message = b"\x82\xfe\x10\x00" + unmasked + bytes((ping,)) + bytes(9)
+        for start in range(0, len(message), size):
+            assert server.error is None
+            assert server.receive(message[start : start + size]) == []
+        assert str(server.error) == "a message of more than 8 bytes"
+
+
 @pytest.mark.parametrize("size", [0, 91, 92, 93, 65_502, 65_503, PACKET_LIMIT])
 def test_messages_of_each_length_are_what_wsproto_reads(size: int) -> None:
     client, server = websocket_pair()
