@@ -78,7 +78,7 @@ class SimulatedDerper:
     @property
     def clients(self) -> list[NodeId]:
         """The nodes that are connected."""
-        return self.derp.machine.clients
+        return [key for key in self.derp.machine.clients if isinstance(key, NodeId)]
 
     def restart(self, *, after: float = 0.0) -> None:
         """End both servers, and start them again some seconds later."""
