@@ -530,9 +530,11 @@ class Magicsock:
             ipv4_socket=ipv4_socket, ipv6_socket=ipv6_socket, ipv6_works=ipv6_works, now=now
         )
 
-    def _address_server(self, url: DerpUrl) -> AddressServer:
+    def _address_server(self, url: DerpUrl) -> AddressServer | None:
         node = self._derp_map.get(url) or DerpNode(url)
         quic_port = node.quic_port if url.scheme == "https" else None
+        if node.stun_port is None and quic_port is None:
+            return None
         return AddressServer(host=url.host, stun_port=node.stun_port, quic_port=quic_port)
 
 
