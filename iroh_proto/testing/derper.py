@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable
 
 from iroh_proto.address import DerpUrl, UdpAddress
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.map import STUN_PORT, DerpMap, DerpNode
 from iroh_proto.derp.relay import CONNECTIONS_LIMIT, DerpServer
-from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.key import SecretKey
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.network import Host, Program
 from iroh_proto.trace.tape import Recipe
@@ -76,9 +77,9 @@ class SimulatedDerper:
         return DerpMap([self.derp_node])
 
     @property
-    def clients(self) -> list[NodeId]:
-        """The nodes that are connected."""
-        return [key for key in self.derp.machine.clients if isinstance(key, NodeId)]
+    def clients(self) -> list[ClientKey]:
+        """The nodes that are connected, and the keys of clients of Tailscale's dialect."""
+        return self.derp.machine.clients
 
     def restart(self, *, after: float = 0.0) -> None:
         """End both servers, and start them again some seconds later."""
