@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from hypothesis import strategies as st
 
+from iroh_proto.derp import curve_frames
 from iroh_proto.derp.datagram_frames import (
     RecvDatagram,
     RecvDatagramBatch,
@@ -27,11 +28,15 @@ from iroh_proto.derp.frames import (
     Restarting,
     SendPacket,
     Status,
+    WatchConns,
 )
 from iroh_proto.errors import LocalProtocolError
-from iroh_proto.testing.strategies.values import node_ids
+from iroh_proto.key import KEY_SIZE
+from iroh_proto.testing.strategies.values import node_ids, udp_addresses
+from iroh_proto.x25519 import X25519PublicKey
 
 _NODES = node_ids()
+_CURVE_KEYS = st.binary(min_size=KEY_SIZE, max_size=KEY_SIZE).map(X25519PublicKey)
 _PAYLOADS = st.binary(max_size=300)
 _PING_DATA = st.binary(min_size=PING_SIZE, max_size=PING_SIZE)
 _SIGNATURES = st.binary(min_size=64, max_size=64)
@@ -68,6 +73,24 @@ _RELAYED: list[st.SearchStrategy[Frame]] = [
     st.builds(RecvDatagramBatch, _NODES, _ECN, _SEGMENT_SIZES, _PAYLOADS),
     st.builds(Status, st.integers(0, 255)),
 ]
+_CURVE: list[st.SearchStrategy[Frame]] = [
+    st.builds(curve_frames.ServerKey, _CURVE_KEYS),
+    st.builds(curve_frames.ClientInfo, _CURVE_KEYS, st.binary(min_size=24, max_size=80)),
+    st.builds(curve_frames.ServerInfo, st.binary(min_size=24, max_size=80)),
+    st.builds(curve_frames.CurveSendPacket, _CURVE_KEYS, _PAYLOADS),
+    st.builds(curve_frames.CurveRecvPacket, _CURVE_KEYS, _PAYLOADS),
+    st.builds(curve_frames.CurvePeerGone, _CURVE_KEYS, st.integers(0, 255)),
+    st.builds(curve_frames.CurvePeerPresent, _CURVE_KEYS, udp_addresses(), st.integers(0, 255)),
+    st.builds(curve_frames.CurveClosePeer, _CURVE_KEYS),
+    st.builds(curve_frames.CurveForwardPacket, _CURVE_KEYS, _CURVE_KEYS, _PAYLOADS),
+    st.builds(KeepAlive),
+    st.builds(NotePreferred, st.booleans()),
+    st.builds(WatchConns),
+    st.builds(Ping, _PING_DATA),
+    st.builds(Pong, _PING_DATA),
+    st.builds(Health, st.text(max_size=50)),
+    st.builds(Restarting, _MILLISECONDS, _MILLISECONDS),
+]
 _BY_DIALECT: Mapping[str, list[st.SearchStrategy[Frame]]] = MappingProxyType(
     {
         "v2": [
@@ -76,11 +99,12 @@ _BY_DIALECT: Mapping[str, list[st.SearchStrategy[Frame]]] = MappingProxyType(
             st.builds(v2.ClientInfo, _NODES, st.binary(max_size=80)),
             st.builds(v2.ServerInfo, st.binary(max_size=80)),
             st.builds(v2.PeerPresent, _NODES),
-            st.builds(v2.WatchConns),
+            st.builds(WatchConns),
             st.builds(v2.ClosePeer, _NODES),
             st.builds(v2.ForwardPacket, _NODES, _NODES, st.binary(max_size=50)),
         ],
         "v3": [*_FRAMED, st.builds(v3.ClientInfo, _NODES, _SIGNATURES, st.binary(max_size=20))],
+        "tailscale": _CURVE,
         "relay-v1": _RELAYED,
         "relay-v2": _RELAYED,
     }
