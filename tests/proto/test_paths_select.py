@@ -251,6 +251,16 @@ def test_paths_of_a_peer_are_bounded_and_the_useful_ones_stay() -> None:
     assert UdpAddress("198.51.100.1", 999) in paths.paths
 
 
+def test_addresses_that_only_pings_speak_for_push_out_no_other() -> None:
+    paths = make_paths(FIRST)
+    paths.take_call_me_maybe([FIRST], 0.0)
+    for port in range(1, 1000):
+        path = paths.add(UdpAddress("198.51.100.1", port), float(port))
+        assert path is not None
+        path.note_ping(port.to_bytes(12, "big"), float(port))
+    assert FIRST in paths.paths
+
+
 def test_long_dead_paths_are_pruned_the_never_alive_first_then_the_oldest() -> None:
     surplus = 3
     addrs = [UdpAddress("192.0.2.1", port) for port in range(1, INACTIVE_PATHS_LIMIT + surplus + 1)]
