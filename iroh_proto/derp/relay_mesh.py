@@ -94,7 +94,7 @@ class RelayMesh:
             self._links.close(now=now)
             self._gather(self._links, now)
 
-    def complete_tcp(self, tcp_id: int, *, error: str | None, now: float) -> None:
+    def complete_tcp(self, tcp_id: int, *, error: str | None = None, now: float) -> None:
         """Say that a connection stands, or with ``error`` why it does not.
 
         :raises LocalProtocolError: if it was not asked for, or is complete already.

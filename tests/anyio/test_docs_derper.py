@@ -1,4 +1,4 @@
-"""``docs/derper.md`` does what it says, from nothing to two nodes that meet over TLS."""
+"""What README and ``docs/derper.md`` say of DERP servers, from nothing to nodes that meet."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from iroh_anyio.derper.config import DerperConfig, TlsConfig
 from iroh_anyio.derper.config_file import parse_config
 from tests.interop.island import island
 
-TEXT = (Path(__file__).parents[2] / "docs" / "derper.md").read_text(encoding="utf-8")
-FIRST_PART, OTHER_PARTS = TEXT.split("\n## On a public machine\n")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST_PART = README.split("\n## Run your own DERP server\n")[1].split("\n## ")[0]
+OTHER_PARTS = (ROOT / "docs" / "derper.md").read_text(encoding="utf-8")
 LIMIT = 120.0  # seconds for a snippet on a busy machine
 SERVE = "iroh-anyio derper --config derper.toml"
 
@@ -125,7 +127,7 @@ def test_every_other_file_in_the_text_is_one() -> None:
 
 
 def test_every_setting_is_in_the_table() -> None:
-    table = TEXT[TEXT.index("## Settings") :]
+    table = OTHER_PARTS[OTHER_PARTS.index("## Settings") :]
     own = {"max_connections", "drain_time", "listen_dialect", "mesh"}
     config = {field.name for field in fields(DerperConfig)}
     # What the file calls otherwise, or does not have.

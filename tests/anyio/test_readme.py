@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from iroh_anyio.derper.config import DEV_PORT
 from tests.interop.island import island
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,7 +25,8 @@ SNIPPETS = [
     )
 ]
 TESTS = [snippet for snippet in SNIPPETS if "def test_" in snippet]
-PROGRAMS = [snippet for snippet in SNIPPETS if snippet not in TESTS]
+PROGRAMS = [snippet for snippet in SNIPPETS if f'"http://127.0.0.1:{DEV_PORT}"' in snippet]
+"""Those that want a server of the development form. The others are in test_docs_derper.py."""
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def test_program_runs_as_written(program: str, backend: str) -> None:
         assert "anyio.run(main)" in program
         program = program.replace("anyio.run(main)", 'anyio.run(main, backend="trio")')
     # Where it can be had, a network of its own, so that the port in the program is free.
-    with island(), dev_derper(port=3340):
+    with island(), dev_derper(port=DEV_PORT):
         done = subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.region import Region
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.relay_events import AccessRequested, ClientDisconnected
+from iroh_proto.derp.relay_mesh import RelayMesh
 from iroh_proto.derp.router import DerpRouter
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
@@ -640,7 +642,7 @@ class Beyond:
         self.hosts: dict[int, str] = {}
 
 
-def accept(run: Run[DerpMesh]) -> Iterable[Call]:
+def accept(run: Run[Any]) -> Iterable[Call]:
     beyond = run.context
     assert isinstance(beyond, Beyond)
     for wanted in list(run.wanted_tcp):
@@ -650,12 +652,12 @@ def accept(run: Run[DerpMesh]) -> Iterable[Call]:
         yield Call("complete_tcp", wanted.tcp_id)
 
 
-def refuse(run: Run[DerpMesh]) -> Iterable[Call]:
+def refuse(run: Run[Any]) -> Iterable[Call]:
     for wanted in list(run.wanted_tcp):
         yield Call("complete_tcp", wanted.tcp_id, error="refused")
 
 
-def converse(run: Run[DerpMesh]) -> Iterable[Call]:
+def converse(run: Run[Any]) -> Iterable[Call]:
     beyond = run.context
     assert isinstance(beyond, Beyond)
     for tcp_id in list(run.tcp_ids):
@@ -669,14 +671,14 @@ def converse(run: Run[DerpMesh]) -> Iterable[Call]:
             yield Call("receive_tcp_data", tcp_id, answer)
 
 
-def watch(run: Run[DerpMesh]) -> Iterable[Call]:
+def watch(run: Run[Any]) -> Iterable[Call]:
     yield from accept(run)
     for _ in range(4):
         yield from converse(run)
 
 
-def come(way: str, number: int) -> React[DerpMesh]:
-    def act(run: Run[DerpMesh]) -> Iterable[Call]:
+def come(way: str, number: int) -> React[Any]:
+    def act(run: Run[Any]) -> Iterable[Call]:
         beyond = run.context
         assert isinstance(beyond, Beyond)
         for site in beyond.sites.values():
@@ -687,22 +689,31 @@ def come(way: str, number: int) -> React[DerpMesh]:
     return React(f"{number} comes by {way}", act)
 
 
-def hang_up(run: Run[DerpMesh]) -> Iterable[Call]:
+def hang_up(run: Run[Any]) -> Iterable[Call]:
     return [Call("receive_tcp_eof", tcp_id) for tcp_id in run.tcp_ids]
 
 
+SERVERS = [MeshServer(url_of("two"), "v2"), MeshServer(url_of("three"), "tailscale")]
+
+
 def new_mesh(rng: random.Random) -> DerpMesh:
-    return DerpMesh(
-        servers=[MeshServer(url_of("two"), "v2"), MeshServer(url_of("three"), "tailscale")],
+    return DerpMesh(servers=SERVERS, secret_key=server_key("one"), mesh_key=MESH_KEY, rng=rng)
+
+
+def new_relay_mesh(rng: random.Random) -> RelayMesh:
+    return RelayMesh(
+        router=DerpRouter(),
+        connections={},
+        servers=SERVERS,
         secret_key=server_key("one"),
         mesh_key=MESH_KEY,
         rng=rng,
     )
 
 
-TestDerpMeshContract = contract_tests(
-    Subject(
-        factory=new_mesh,
+def mesh_subject(factory: Callable[[random.Random], object]) -> Subject[Any]:
+    return Subject(
+        factory=factory,
         context=Beyond,
         begin=[Call("start")],
         operations=st.one_of(
@@ -727,7 +738,10 @@ TestDerpMeshContract = contract_tests(
             ]
         ),
     )
-)
+
+
+TestDerpMeshContract = contract_tests(mesh_subject(new_mesh))
+TestRelayMeshContract = contract_tests(mesh_subject(new_relay_mesh))
 
 
 def test_no_connection_in_time_is_none() -> None:
