@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from iroh_anyio.connection import Connection
-    from iroh_anyio.derper import Derper
+    from iroh_anyio.derper import Derper, DerperConfig
     from iroh_anyio.endpoint import MagicEndpoint
     from iroh_anyio.errors import (
         AlpnNotServed,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TooManyStreams,
         WrongIdentity,
     )
+    from iroh_anyio.proxy import HttpProxy
     from iroh_anyio.quic.events import CloseReason, ConnectionStats, EndpointEvent
     from iroh_anyio.quic.options import AcceptFilter, EndpointOptions, IncomingAttempt
     from iroh_anyio.streams import BiStream, ReceiveStream, SendStream
@@ -55,6 +56,8 @@ _MODULES = {
     "ReceiveStream": "iroh_anyio.streams",
     "SendStream": "iroh_anyio.streams",
     "Derper": "iroh_anyio.derper",
+    "DerperConfig": "iroh_anyio.derper",
+    "HttpProxy": "iroh_anyio.proxy",
     "EndpointError": "iroh_anyio.errors",
     "EndpointClosed": "iroh_anyio.errors",
     "ConnectError": "iroh_anyio.errors",
@@ -91,10 +94,12 @@ __all__ = [
     "ConnectionStats",
     "DatagramTooLarge",
     "Derper",
+    "DerperConfig",
     "EndpointClosed",
     "EndpointError",
     "EndpointEvent",
     "EndpointOptions",
+    "HttpProxy",
     "IncomingAttempt",
     "MagicEndpoint",
     "NodeUnreachable",

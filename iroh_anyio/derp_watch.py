@@ -23,11 +23,13 @@ PROBLEMS_LIMIT = 64
 class DerpWatch:
     """Takes the news of DERP servers. ``handlers`` are the event types it wants.
 
-    ``problems`` holds, by URL, why a server could not be reached when it was last tried.
+    ``problems`` holds, by URL, why a server could not be reached when it was last tried, or what it
+    said before it closed the connection.
     """
 
     def __init__(self) -> None:
         self.problems: dict[DerpUrl, str] = {}
+        self._said: dict[DerpUrl, str] = {}
         self.handlers: dict[type, Callable[[Any], None]] = {
             DerpServerConnected: self._on_connected,
             DerpServerLost: self._on_lost,
@@ -42,20 +44,31 @@ class DerpWatch:
 
     def _on_connected(self, event: DerpServerConnected) -> None:
         self.problems.pop(event.url, None)
+        self._said.pop(event.url, None)
         logger.info("DERP server %s: connected, dialect %s", event.url, event.dialect)
 
     def _on_lost(self, event: DerpServerLost) -> None:
         why = "no longer needed" if event.error is None else f"lost, {event.error}"
         logger.info("DERP server %s: %s", event.url, why)
+        said = self._said.pop(event.url, None)
+        if event.error is not None and said is not None:
+            self._note(event.url, f"it closed the connection and said: {said}")
 
     def _on_troubled(self, event: DerpServerTroubled) -> None:
         if event.problem:
             logger.warning("DERP server %s says: %s", event.url, event.problem)
+            if len(self._said) < PROBLEMS_LIMIT:
+                self._said[event.url] = event.problem
+        else:
+            self._said.pop(event.url, None)
 
     def _on_unreachable(self, event: DerpServerUnreachable) -> None:
         # It is tried for as long as the endpoint lives; once is enough to be told.
         level = logging.DEBUG if event.url in self.problems else logging.INFO
         logger.log(level, "DERP server %s: cannot be reached, %s", event.url, event.error)
-        if event.url not in self.problems and len(self.problems) >= PROBLEMS_LIMIT:
+        self._note(event.url, event.error)
+
+    def _note(self, url: DerpUrl, problem: str) -> None:
+        if url not in self.problems and len(self.problems) >= PROBLEMS_LIMIT:
             del self.problems[next(iter(self.problems))]
-        self.problems[event.url] = event.error
+        self.problems[url] = problem

@@ -15,20 +15,34 @@ import ssl
 import anyio
 
 from iroh_anyio.host import resolve
+from iroh_anyio.proxy import HttpProxy, connect_through
 
 ATTEMPT_DELAY = 0.25
 """Seconds an address gets before the next one is tried beside it (RFC 8305, section 5)."""
 
 
-async def dial(host: str, port: int, ssl_context: ssl.SSLContext | None) -> socket.socket:
+async def dial(
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    *,
+    proxy: HttpProxy | None = None,
+) -> socket.socket:
     """Return a connected non-blocking socket, after its TLS handshake if a context is given.
 
-    :raises OSError: if no address of ``host`` takes the connection or TLS fails.
+    :param proxy: what to go through.
+    :raises OSError: if no address of ``host`` takes the connection, the proxy refuses, or TLS
+        fails.
     """
-    ips = _interleave(await resolve(host))
-    if not ips:
-        raise OSError(f"the name {host} has no address")
-    tcp_socket = await _connect_first(ips, port)
+    if proxy is None:
+        tcp_socket = await _connect(host, port)
+    else:
+        tcp_socket = await _connect(proxy.host, proxy.port)
+        try:
+            await connect_through(proxy, tcp_socket, host, port)
+        except BaseException:
+            tcp_socket.close()
+            raise
     if ssl_context is None:
         return tcp_socket
     return await secure(tcp_socket, ssl_context, server_name=host)
@@ -68,6 +82,13 @@ async def secure(
         raise
 
 
+async def _connect(host: str, port: int) -> socket.socket:
+    ips = _interleave(await resolve(host))
+    if not ips:
+        raise OSError(f"the name {host} has no address")
+    return await _connect_first(ips, port)
+
+
 async def _connect_first(ips: list[str], port: int) -> socket.socket:
     """Race the addresses, each given a head start over the next."""
     winner: list[socket.socket] = []
@@ -75,7 +96,7 @@ async def _connect_first(ips: list[str], port: int) -> socket.socket:
 
     async def attempt(ip: str, failed: anyio.Event) -> None:
         try:
-            connected = await _connect(ip, port)
+            connected = await _connect_ip(ip, port)
         except OSError as error:
             errors.append(error)
             failed.set()
@@ -102,7 +123,7 @@ async def _connect_first(ips: list[str], port: int) -> socket.socket:
     raise errors[0]
 
 
-async def _connect(ip: str, port: int) -> socket.socket:
+async def _connect_ip(ip: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     tcp_socket = socket.socket(family, socket.SOCK_STREAM)
     try:

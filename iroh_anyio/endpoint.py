@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from iroh_anyio import host
+from iroh_anyio.authorities import Authorities
 from iroh_anyio.connection import Connection
 from iroh_anyio.derp_watch import DerpWatch
 from iroh_anyio.driver import Driver, UdpPort
@@ -29,6 +30,7 @@ from iroh_anyio.errors import (
     no_address,
 )
 from iroh_anyio.log_files import LogFiles
+from iroh_anyio.proxy import HttpProxy
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import CloseReason, EndpointEvent, EndpointStats
 from iroh_anyio.quic.options import AcceptFilter, EndpointOptions
@@ -124,7 +126,9 @@ class MagicEndpoint(Service):
         keep_alive_interval: float | _Unset | None = UNSET,
         accept_filter: AcceptFilter | _Unset | None = UNSET,
         options: EndpointOptions | None = None,
-        derp_ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        derp_ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        http_proxy: HttpProxy | str | None = None,
         qlog_dir: str | os.PathLike[str] | None = None,
         keylog_file: str | os.PathLike[str] | None = None,
         on_event: Callable[[EndpointEvent], None] | None = None,
@@ -140,14 +144,19 @@ class MagicEndpoint(Service):
             for never.
         :param accept_filter: says by its source whether a handshake may begin.
         :param options: all other settings of QUIC; those above take precedence.
-        :param derp_ssl_context: makes the TLS context for DERP servers.
+        :param ca_file: PEM certificates of authorities to trust with DERP servers, beside the
+            usual ones.
+        :param derp_ssl_context: makes the TLS context for DERP servers, instead.
+        :param http_proxy: the proxy to reach DERP servers through, by CONNECT; a text such as
+            ``http://user:password@proxy.example:8080``. What the environment says does not count,
+            unless it is given here: :meth:`HttpProxy.from_env`.
         :param qlog_dir: an existing folder for a qlog file per connection.
         :param keylog_file: a file that TLS secrets are appended to, by default what the
             environment's ``SSLKEYLOGFILE`` says. Whoever has it can read everything.
         :param on_event: called with every event of the machine, from inside its tasks.
         :raises OSError: if an IPv4 address, or every address, cannot be bound, or the key log
-            cannot be opened.
-        :raises DecodeError: if an address does not parse.
+            or the file of authorities cannot be opened.
+        :raises DecodeError: if an address or proxy does not parse.
         :raises LocalProtocolError: if a setting makes no sense.
         """
         await checkpoint()
@@ -155,7 +164,15 @@ class MagicEndpoint(Service):
             addr if isinstance(addr, UdpAddress) else UdpAddress.from_str(addr)
             for addr in bind_addrs
         ]
+        proxy = HttpProxy.from_str(http_proxy) if isinstance(http_proxy, str) else http_proxy
         options = options or EndpointOptions()
+        make_ssl_context = derp_ssl_context or ssl.create_default_context
+        if ca_file is not None:
+            if derp_ssl_context is not None:
+                raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
+            authorities = Authorities.load(ca_file)
+            make_ssl_context = authorities.ssl_context
+            options = replace(options, ca_certificates=authorities.pem)
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:
@@ -175,7 +192,7 @@ class MagicEndpoint(Service):
                 options=options,
             )
             sockets = bind_sockets(addrs)
-            dialer = TcpDialer(machine, ssl_context=derp_ssl_context)
+            dialer = TcpDialer(machine, ssl_context=make_ssl_context, proxy=proxy)
             has_derp = derp_map is not None and len(derp_map) > 0
             return cls(
                 machine, sockets, dialer, has_derp=has_derp, log_files=log_files, on_event=on_event

@@ -7,14 +7,14 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import anyio
 
-from iroh_anyio.dial import secure
 from iroh_anyio.driver import Driver
 from iroh_anyio.tcp import WRITE_TIMEOUT, TcpPort, TcpStreams
+from iroh_proto.machine import TcpCloseRequested
 
 logger = logging.getLogger("iroh_anyio.listen")
 
@@ -27,9 +27,6 @@ ACCEPT_PAUSE = 0.1
 LISTEN_BACKLOG = 512
 """Connections the kernel may keep for us."""
 
-TLS_HANDSHAKE_TIMEOUT = 10.0
-"""Seconds a client has for its TLS handshake."""
-
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -37,13 +34,17 @@ class TcpServerMachine(TcpStreams, Protocol):
     """What a machine needs to have to be given connections."""
 
     def accept_tcp(self, tcp_id: int, *, now: float) -> None:
-        """Take a new connection under a number never used before."""
+        """Take a new connection under a number never used before, before any TLS.
+
+        The machine bounds the time for TLS and all else that comes before a client is known.
+        """
 
 
 class TcpAcceptor(TcpPort):
     """Accepts connections and carries them.
 
-    :param ssl_context: if given, every connection begins with a TLS handshake.
+    :param ssl_context: if given, every connection begins with a TLS handshake by the context that
+        it returns then.
     :param max_connections: more than these are closed at once and counted in ``refused``.
     """
 
@@ -52,7 +53,7 @@ class TcpAcceptor(TcpPort):
         machine: TcpServerMachine,
         listeners: Sequence[socket.socket],
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
         max_connections: int,
         write_timeout: float = WRITE_TIMEOUT,
     ) -> None:
@@ -62,8 +63,12 @@ class TcpAcceptor(TcpPort):
         self._listeners = list(listeners)
         self._ssl_context = ssl_context
         self._max_connections = max_connections
-        self._handshakes = 0
         self._last_id = 0
+
+    @property
+    def served(self) -> int:
+        """Connections that ever were carried."""
+        return self._last_id
 
     def start(self, driver: Driver[Any]) -> None:
         """Start accepting."""
@@ -104,34 +109,30 @@ class TcpAcceptor(TcpPort):
                 self._admit(accepted)
             self.driver.flush()
 
+    def _close_requested(self, event: TcpCloseRequested) -> None:
+        connection = self._connections.get(event.tcp_id)
+        if connection is not None and connection.is_untouched:
+            connection.close()  # one of a rush, perhaps, of which none may cost much
+        else:
+            super()._close_requested(event)
+
     def _admit(self, accepted: socket.socket) -> None:
-        if len(self) + self._handshakes >= self._max_connections:
+        if len(self) >= self._max_connections:
             self.refused += 1
             accepted.close()
             return
         accepted.setblocking(False)
-        if self._ssl_context is None:
-            self._serve(accepted)
-        else:
-            self._handshakes += 1
-            self.driver.start_soon(self._secure, accepted, self._ssl_context)
-
-    async def _secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
-        try:
-            with anyio.fail_after(TLS_HANDSHAKE_TIMEOUT):
-                secured = await secure(accepted, context)
-        except (OSError, TimeoutError) as error:
-            logger.debug("TLS handshake: %s", error)
-            return
-        finally:
-            self._handshakes -= 1
-        self._serve(secured)
-        self.driver.flush()
-
-    def _serve(self, accepted: socket.socket) -> None:
+        if self._ssl_context is not None:
+            try:
+                accepted = self._ssl_context().wrap_socket(
+                    accepted, server_side=True, do_handshake_on_connect=False
+                )
+            except OSError:  # it is gone again already
+                accepted.close()
+                return
         self._last_id += 1
         self._server.accept_tcp(self._last_id, now=self.driver.now())
-        self.adopt(self._last_id, accepted)
+        self.adopt(self._last_id, accepted, handshakes=self._ssl_context is not None)
 
 
 def listen(ips: Sequence[str], port: int) -> list[socket.socket]:

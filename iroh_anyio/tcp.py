@@ -1,33 +1,39 @@
 """TCP and TLS streams for machines, on raw non-blocking sockets.
 
-A machine that keeps its queues bounded is asked for bytes only while the kernel takes them. Each
-connection has one reader task; bytes are written where they arise, and only a full kernel buffer
-starts a task that waits for room.
+A machine that keeps its queues bounded is asked for bytes only while the kernel takes them. One
+task serves all connections of a port: it waits for an epoll of their sockets, which is itself
+something that both backends can wait for, and then reads and writes wherever it is time to. So a
+connection costs no task, and what waking up costs is shared by all that are ready.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
+import select
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from iroh_anyio.dial import dial
 from iroh_anyio.driver import Driver
-from iroh_proto.machine import TcpCloseRequested, TcpRequested, TcpUser
+from iroh_anyio.patience import Patience
+from iroh_anyio.proxy import HttpProxy
+from iroh_anyio.tcp_connection import READ_SIZE, Socket, TcpConnection
+from iroh_proto.machine import (
+    TcpCloseRequested,
+    TcpPauseRequested,
+    TcpRequested,
+    TcpResumeRequested,
+    TcpUser,
+)
 
 logger = logging.getLogger("iroh_anyio.tcp")
 
-READ_SIZE = 65_536
-"""Bytes per read call."""
-
-READ_LIMIT = 4 * READ_SIZE
-"""Bytes after which a wake-up stops reading, so that one busy peer does not hold up the rest."""
+READY_LIMIT = 64
+"""Connections to serve per wake-up, so that the rest of the program has its turn as well."""
 
 WRITE_TIMEOUT = 20.0
 """Seconds without the peer taking a byte after which a connection counts as broken. Relays drop
@@ -35,9 +41,6 @@ clients that do not read for less (2 s a frame); a train in a tunnel is out of r
 
 CLOSE_TIMEOUT = 1.0
 """Seconds a connection gets to send its last bytes."""
-
-Socket: TypeAlias = socket.socket
-"""A plain socket or, as its subclass, an :class:`ssl.SSLSocket`; connected and non-blocking."""
 
 
 class TcpStreams(Protocol):
@@ -63,28 +66,42 @@ class TcpPort:
     """
 
     def __init__(self, machine: TcpStreams, *, write_timeout: float = WRITE_TIMEOUT) -> None:
-        self.write_timeout = write_timeout
         self.unwritten = 0
         """Bytes that the machine gave for connections that were gone, or broke before."""
         self.machine = machine
         self.driver: Driver[Any]
-        self._connections: dict[int, _TcpConnection] = {}
+        self.epoll: select.epoll
+        self.stalled: Patience[TcpConnection] = Patience(write_timeout, self._give_up)
+        self.closing: Patience[TcpConnection] = Patience(CLOSE_TIMEOUT, TcpConnection.close)
+        self._connections: dict[int, TcpConnection] = {}
+        self._by_descriptor: dict[int, TcpConnection] = {}
         self._broken: list[int] = []
         self._emptied = anyio.Event()
+        self._is_started = False
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def start(self, driver: Driver[Any]) -> None:
-        """Take the machine's TCP events."""
+        """Take the machine's TCP events, and begin to carry."""
         self.driver = driver
+        self.epoll = select.epoll()
+        self._is_started = True
         driver.handle(TcpCloseRequested, self._close_requested)
+        driver.handle(TcpPauseRequested, self._pause_requested)
+        driver.handle(TcpResumeRequested, self._resume_requested)
+        driver.start_soon(self._serve)
+        driver.start_soon(self.stalled.run)
+        driver.start_soon(self.closing.run)
 
-    def adopt(self, tcp_id: int, tcp_socket: Socket) -> None:
-        """Carry a connected socket from now on; the caller has told the machine, and flushes."""
-        connection = _TcpConnection(self, tcp_id, tcp_socket)
+    def adopt(self, tcp_id: int, tcp_socket: Socket, *, handshakes: bool = False) -> None:
+        """Carry a connected socket from now on; the caller has told the machine, and flushes.
+
+        :param handshakes: whether it is an :class:`ssl.SSLSocket` whose handshake is to come.
+        """
+        connection = TcpConnection(self, tcp_id, tcp_socket, handshakes=handshakes)
         self._connections[tcp_id] = connection
-        self.driver.start_soon(connection.read)
+        self._by_descriptor[connection.descriptor] = connection
 
     def flush(self) -> bool:
         """Write what the machine has for connections that can take it."""
@@ -112,21 +129,69 @@ class TcpPort:
         """Close every connection at once."""
         for connection in list(self._connections.values()):
             connection.close()
+        if self._is_started:
+            self._is_started = False
+            anyio.notify_closing(self.epoll)
+            self.epoll.close()
 
-    def forget(self, tcp_id: int, *, broken: bool) -> None:
-        """Let go of a connection that closed; if it broke, the next flush tells the machine."""
-        if self._connections.pop(tcp_id, None) is None:
-            return
+    def forget(self, connection: TcpConnection, *, broken: bool) -> None:
+        """Let go of a connection that closes; if it broke, the next flush tells the machine."""
+        del self._connections[connection.tcp_id]
+        del self._by_descriptor[connection.descriptor]
+        self.epoll.unregister(connection.descriptor)
+        self.stalled.end(connection)
+        self.closing.end(connection)
         if broken:
-            self._broken.append(tcp_id)
+            self._broken.append(connection.tcp_id)
         if not self._connections:
             self._emptied.set()
             self._emptied = anyio.Event()
+
+    async def _serve(self) -> None:
+        while True:
+            ready = self.epoll.poll(0, READY_LIMIT)
+            if ready:
+                self._serve_ready(ready)
+                await checkpoint()
+                continue
+            try:
+                await anyio.wait_readable(self.epoll)
+            except anyio.ClosedResourceError:
+                return
+
+    def _serve_ready(self, ready: list[tuple[int, int]]) -> None:
+        now = self.driver.now()
+        size = 0
+        for descriptor, events in ready:
+            connection = self._by_descriptor.get(descriptor)
+            if connection is not None:
+                size += connection.take_turn(events, now)
+                if size >= READ_SIZE:
+                    # What is read must not pile up before any of it is written.
+                    self.driver.flush()
+                    size = 0
+        self.driver.flush()
+
+    def _give_up(self, connection: TcpConnection) -> None:
+        seconds = self.stalled.seconds
+        logger.info("connection %d took no bytes for %g s", connection.tcp_id, seconds)
+        connection.close(broken=True)
+        self.driver.flush()
 
     def _close_requested(self, event: TcpCloseRequested) -> None:
         connection = self._connections.get(event.tcp_id)
         if connection is not None:
             connection.finish()
+
+    def _pause_requested(self, event: TcpPauseRequested) -> None:
+        connection = self._connections.get(event.tcp_id)
+        if connection is not None:
+            connection.pause()
+
+    def _resume_requested(self, event: TcpResumeRequested) -> None:
+        connection = self._connections.get(event.tcp_id)
+        if connection is not None:
+            connection.resume()
 
 
 class TcpDialer(TcpPort):
@@ -134,6 +199,7 @@ class TcpDialer(TcpPort):
 
     :param ssl_context: makes the context for TLS connections; by default it has the system's
         certificate authorities.
+    :param proxy: what all connections go through.
     """
 
     def __init__(
@@ -141,11 +207,13 @@ class TcpDialer(TcpPort):
         machine: TcpUser,
         *,
         ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        proxy: HttpProxy | None = None,
         write_timeout: float = WRITE_TIMEOUT,
     ) -> None:
         super().__init__(machine, write_timeout=write_timeout)
         self._user = machine
         self._make_ssl_context = ssl_context
+        self._proxy = proxy
         self._ssl_context: ssl.SSLContext | None = None
         self._dials: dict[int, anyio.CancelScope] = {}
 
@@ -170,7 +238,7 @@ class TcpDialer(TcpPort):
         with scope:
             try:
                 context = self._context() if event.tls else None
-                tcp_socket = await dial(event.host, event.port, context)
+                tcp_socket = await dial(event.host, event.port, context, proxy=self._proxy)
             except OSError as problem:
                 error = str(problem) or type(problem).__name__
                 logger.debug("connecting to %s port %d: %s", event.host, event.port, error)
@@ -188,193 +256,3 @@ class TcpDialer(TcpPort):
         if self._ssl_context is None:
             self._ssl_context = self._make_ssl_context()
         return self._ssl_context
-
-
-class _TcpConnection:
-    """One connected socket.
-
-    States: open; finishing (writes its last bytes, discards what arrives); closed.
-    """
-
-    __slots__ = (
-        "_finishing",
-        "_gone",
-        "_out",
-        "_peer_ended",
-        "_port",
-        "_progress",
-        "_socket",
-        "_tcp_id",
-        "_write_ended",
-        "_write_needs_read",
-        "_writer_runs",
-        "blocked",
-    )
-
-    def __init__(self, port: TcpPort, tcp_id: int, tcp_socket: Socket) -> None:
-        self._port = port
-        self._tcp_id = tcp_id
-        self._socket = tcp_socket
-        self._out = memoryview(b"")
-        self._finishing = False
-        self._peer_ended = False
-        self._write_ended = False
-        self._gone = anyio.Event()
-        # TLS may have to write before it can read on, and the other way round.
-        self._progress: anyio.Event | None = None
-        self._write_needs_read = False
-        self._writer_runs = False
-        self.blocked = False
-        with contextlib.suppress(OSError):
-            tcp_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    async def read(self) -> None:
-        """Give the machine what arrives until the connection ends."""
-        port, tcp_id = self._port, self._tcp_id
-        more = True  # TLS may hold bytes that came with the end of the handshake
-        ended = False
-        while not ended:
-            if self._gone.is_set():
-                return
-            try:
-                await (checkpoint() if more else anyio.wait_readable(self._socket))
-            except anyio.ClosedResourceError:
-                return
-            if self._gone.is_set():
-                return
-            chunks, more, ended = self._read_available()
-            self._peer_ended = ended
-            if self._write_needs_read:
-                self._write_needs_read = self.blocked = False
-                self.write()
-            if not self._finishing and (chunks or ended):
-                now = port.driver.now()
-                for chunk in chunks:
-                    port.machine.receive_tcp_data(tcp_id, chunk, now=now)
-                if ended:
-                    port.machine.receive_tcp_eof(tcp_id, now=now)
-                port.driver.flush()
-            if self._progress is not None:
-                await self._progress.wait()
-        if self._write_ended:
-            self.close()
-        else:
-            self.finish()
-
-    def write(self) -> None:
-        """Write until the machine has no more bytes or the kernel no room."""
-        port, tcp_socket = self._port, self._socket
-        while not self._gone.is_set():
-            if not self._out:
-                self._out = memoryview(port.machine.tcp_data_to_send(self._tcp_id))
-                if not self._out:
-                    if self._finishing:
-                        self._end_writing()
-                    return
-            try:
-                sent = tcp_socket.send(self._out)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
-                self._block()
-                return
-            except ssl.SSLWantReadError:
-                self.blocked = self._write_needs_read = True
-                return
-            except OSError as error:
-                logger.debug("connection %d broke: %s", self._tcp_id, error)
-                self.close(broken=True)
-                return
-            self._out = self._out[sent:]
-
-    def finish(self) -> None:
-        """Write the last bytes, then close; bounded by ``CLOSE_TIMEOUT``."""
-        if self._gone.is_set() or self._finishing:
-            return
-        self._finishing = True
-        self._port.driver.start_soon(self._close_in_time)
-        if not self.blocked:
-            self.write()
-
-    def close(self, *, broken: bool = False) -> None:
-        """Close at once. Idempotent."""
-        if self._gone.is_set():
-            return
-        self._gone.set()
-        self._port.unwritten += len(self._out)
-        anyio.notify_closing(self._socket)
-        self._socket.close()
-        self._port.forget(
-            self._tcp_id, broken=broken and not self._finishing and not self._peer_ended
-        )
-
-    def _read_available(self) -> tuple[list[bytes], bool, bool]:
-        """Return what has arrived, whether to look again at once, and whether it has ended."""
-        chunks: list[bytes] = []
-        size = 0
-        is_tls = isinstance(self._socket, ssl.SSLSocket)
-        while size < READ_LIMIT:
-            try:
-                data = self._socket.recv(READ_SIZE)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-                return chunks, False, False
-            except ssl.SSLWantWriteError:
-                self._progress = anyio.Event()
-                self._block()
-                return chunks, True, False
-            except OSError as error:
-                logger.debug("connection %d broke: %s", self._tcp_id, error)
-                data = b""
-            if not data:
-                return chunks, False, True
-            chunks.append(data)
-            size += len(data)
-            if len(data) < READ_SIZE and not is_tls:
-                return chunks, False, False
-        return chunks, True, False
-
-    def _end_writing(self) -> None:
-        if self._write_ended:
-            return
-        self._write_ended = True
-        if self._peer_ended:
-            self.close()
-            return
-        with contextlib.suppress(OSError, ValueError):
-            if isinstance(self._socket, ssl.SSLSocket):
-                # Sends close_notify, and raises because the peer's has yet to come.
-                self._socket.unwrap()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
-    def _block(self) -> None:
-        self.blocked = True
-        if not self._writer_runs:
-            self._writer_runs = True
-            self._port.driver.start_soon(self._write_later)
-
-    async def _write_later(self) -> None:
-        if self._gone.is_set():
-            return
-        timeout = CLOSE_TIMEOUT if self._finishing else self._port.write_timeout
-        with anyio.move_on_after(timeout) as scope:
-            try:
-                await anyio.wait_writable(self._socket)
-            except anyio.ClosedResourceError:
-                return
-            finally:
-                if self._progress is not None:
-                    self._progress.set()
-                    self._progress = None
-        if scope.cancelled_caught:
-            logger.info("connection %d took no bytes for %g s", self._tcp_id, timeout)
-            self.close(broken=True)
-        else:
-            self._writer_runs = self.blocked = False
-            self.write()
-        self._port.driver.flush()
-
-    async def _close_in_time(self) -> None:
-        # Closing over unread bytes would reset the connection and take our last bytes with it, so
-        # the reader goes on until it sees the peer's end.
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self._gone.wait()
-        self.close()

@@ -133,6 +133,24 @@ class TcpCloseRequested:
     tcp_id: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpPauseRequested:
+    """The machine wants nothing more from a connection for now: the host stops reading from it.
+
+    What was read already is given all the same. The kernel's buffers fill up then and the peer has
+    to wait; nothing is lost. The end of the connection need not be told while it is paused.
+    """
+
+    tcp_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpResumeRequested:
+    """The host reads again from a connection that a :class:`TcpPauseRequested` was about."""
+
+    tcp_id: int
+
+
 class TcpUser(Protocol):
     """A machine that has its host keep TCP connections for it.
 

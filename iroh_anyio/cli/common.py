@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
@@ -9,17 +10,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from iroh_anyio import AcceptFilter, MagicEndpoint
-from iroh_proto import DecodeError, DerpMap, DerpUrl, SecretKey, UdpAddress
+from iroh_anyio import AcceptFilter, HttpProxy, MagicEndpoint
+from iroh_proto import DecodeError, DerpMap, DerpUrl, LocalProtocolError, SecretKey, UdpAddress
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_BIND = (UdpAddress("0.0.0.0", 0), UdpAddress("::", 0))
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 MAX_KEY_FILE_SIZE = 64 * 1024
 """Bytes read of a key file; the largest that is one has some hundred."""
@@ -31,20 +34,34 @@ OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 class EndpointSettings:
     """What the common options say about the endpoint to bind."""
 
-    derp_urls: tuple[DerpUrl, ...]
+    derp_map: DerpMap
+    no_derp: bool
     bind: tuple[UdpAddress, ...]
-    secret_key: SecretKey | None
+    secret_key_file: Path | None
+    ca_file: Path | None
+    proxy: HttpProxy | None
+
+    @property
+    def derp_urls(self) -> tuple[DerpUrl, ...]:
+        """The DERP servers, the preferred one first."""
+        return tuple(node.url for node in self.derp_map)
 
     async def open(
         self, *, alpns: tuple[bytes, ...] = (), accept_filter: AcceptFilter | None = None
     ) -> MagicEndpoint:
-        """Bind the endpoint; the caller enters it."""
+        """Bind the endpoint; the caller enters it.
+
+        :raises click.ClickException: if the file with the key cannot be used.
+        """
+        key_file = self.secret_key_file
         return await MagicEndpoint.bind(
-            secret_key=self.secret_key,
+            secret_key=None if key_file is None else load_or_create_key(key_file),
             alpns=alpns,
-            derp_map=DerpMap.from_urls(self.derp_urls) if self.derp_urls else None,
+            derp_map=self.derp_map if len(self.derp_map) else None,
             bind_addrs=self.bind,
             accept_filter=accept_filter,
+            ca_file=self.ca_file,
+            http_proxy=self.proxy,
         )
 
 
@@ -66,54 +83,63 @@ def _parse_addresses(
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-def endpoint_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Add the options of an endpoint; :func:`endpoint_settings` reads them."""
-    options: list[Callable[[Callable[P, R]], Callable[P, R]]] = [
-        click.option(
-            "--derp",
-            "--relay",
-            "derp",
-            callback=_parse_urls,
-            multiple=True,
-            metavar="URL",
-            help="A DERP server (relay) to meet peers at. Repeatable; the first reachable is home.",
-        ),
-        click.option("--no-derp", is_flag=True, help="Use direct addresses alone."),
-        click.option(
-            "--bind",
-            callback=_parse_addresses,
-            multiple=True,
-            metavar="ADDR",
-            help="An ip:port to bind instead of 0.0.0.0:0 and [::]:0. Repeatable.",
-        ),
-        click.option(
-            "--secret-key-file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="Keep the node's identity in FILE (created with mode 0600). "
-            "Without it each run has a new one.",
-        ),
-        verbose_option,
-    ]
-    for add_option in reversed(options):
-        function = add_option(function)
-    return function
+def _parse_proxy(ctx: click.Context, param: click.Parameter, value: str | None) -> HttpProxy | None:
+    try:
+        return None if value is None else HttpProxy.from_str(value)
+    except DecodeError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
-def endpoint_settings(
-    derp: tuple[DerpUrl, ...],
-    no_derp: bool,
-    bind: tuple[UdpAddress, ...],
-    secret_key_file: Path | None,
-) -> EndpointSettings:
-    """Make sense of the common options together.
+def endpoint_options(function: Callable[..., R]) -> Callable[..., R]:
+    """Add the options of an endpoint; the command gets them as its argument ``settings``."""
 
-    :raises click.UsageError: if they contradict one another.
-    """
-    if no_derp and derp:
-        raise click.UsageError("--no-derp and --derp contradict each other")
-    secret_key = None if secret_key_file is None else load_or_create_key(secret_key_file)
-    return EndpointSettings(derp, bind or DEFAULT_BIND, secret_key)
+    @functools.wraps(function)
+    def command(
+        *,
+        derp: tuple[DerpUrl, ...],
+        derp_token: str | None,
+        no_derp: bool,
+        bind: tuple[UdpAddress, ...],
+        secret_key_file: Path | None,
+        ca_file: Path | None,
+        proxy: HttpProxy | None,
+        proxy_from_env: bool,
+        **others: object,
+    ) -> R:
+        if no_derp and derp:
+            raise click.UsageError("--no-derp and --derp contradict each other")
+        settings = EndpointSettings(
+            derp_map=_derp_map(derp, derp_token),
+            no_derp=no_derp,
+            bind=bind or DEFAULT_BIND,
+            secret_key_file=secret_key_file,
+            ca_file=ca_file,
+            proxy=_choose_proxy(proxy, from_env=proxy_from_env),
+        )
+        return function(settings=settings, **others)
+
+    decorated: Callable[..., R] = command
+    for add_option in reversed(_ENDPOINT_OPTIONS):
+        decorated = add_option(decorated)
+    return decorated
+
+
+def _derp_map(urls: tuple[DerpUrl, ...], token: str | None) -> DerpMap:
+    try:
+        return DerpMap.from_urls(urls, token=token)
+    except LocalProtocolError as error:
+        raise click.UsageError(f"--derp-token: {error}") from None
+
+
+def _choose_proxy(proxy: HttpProxy | None, *, from_env: bool) -> HttpProxy | None:
+    if not from_env:
+        return proxy
+    if proxy is not None:
+        raise click.UsageError("--proxy and --proxy-from-env exclude each other")
+    try:
+        return HttpProxy.from_env(os.environ)
+    except DecodeError as error:
+        raise click.UsageError(f"the proxy that the environment names: {error}") from None
 
 
 def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
@@ -132,6 +158,59 @@ def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
         callback=set_level,
         help="Show what happens, on stderr; -vv for all of it.",
     )(function)
+
+
+_ENDPOINT_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option(
+        "--derp",
+        "--relay",
+        "derp",
+        callback=_parse_urls,
+        multiple=True,
+        metavar="URL",
+        help="A DERP server (relay) to meet peers at. Repeatable; the first reachable is home.",
+    ),
+    click.option(
+        "--derp-token",
+        envvar="IROH_DERP_TOKEN",
+        metavar="TOKEN",
+        help="What to show to the DERP servers. Others can read a command line: better said in "
+        "the environment, as IROH_DERP_TOKEN.",
+    ),
+    click.option("--no-derp", is_flag=True, help="Use direct addresses alone."),
+    click.option(
+        "--ca-file",
+        type=_FILE,
+        metavar="FILE",
+        help="Trust DERP servers also with these authorities (PEM).",
+    ),
+    click.option(
+        "--proxy",
+        callback=_parse_proxy,
+        metavar="URL",
+        help="Reach DERP servers through this HTTP proxy, http://[user:password@]host:port.",
+    ),
+    click.option(
+        "--proxy-from-env",
+        is_flag=True,
+        help="Reach them through the proxy that HTTPS_PROXY or HTTP_PROXY names, if any.",
+    ),
+    click.option(
+        "--bind",
+        callback=_parse_addresses,
+        multiple=True,
+        metavar="ADDR",
+        help="An ip:port to bind instead of 0.0.0.0:0 and [::]:0. Repeatable.",
+    ),
+    click.option(
+        "--secret-key-file",
+        type=_FILE,
+        metavar="FILE",
+        help="Keep the node's identity in FILE (created with mode 0600). "
+        "Without it each run has a new one.",
+    ),
+    verbose_option,
+)
 
 
 def load_or_create_key(path: Path) -> SecretKey:

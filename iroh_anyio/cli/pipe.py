@@ -8,16 +8,15 @@ Source: dumbpipe 0.39 ``src/lib.rs``.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import anyio
 import click
 
 from iroh_anyio import BiStream, Connection, ConnectionClosed, EndpointError, MagicEndpoint
-from iroh_anyio.cli.common import EndpointSettings, endpoint_options, endpoint_settings, say
+from iroh_anyio.cli.common import EndpointSettings, endpoint_options, say
 from iroh_anyio.cli.running import run
 from iroh_anyio.cli.stdio import StandardInput, StandardOutput
-from iroh_proto import DecodeError, DerpUrl, NodeAddr, NodeId, UdpAddress
+from iroh_proto import DecodeError, DerpUrl, NodeAddr, NodeId
 from iroh_proto.ticket import NodeTicket
 
 logger = logging.getLogger("iroh_anyio.cli")
@@ -35,19 +34,12 @@ BROKEN = 1
 @click.command()
 @endpoint_options
 @click.option("--recv-only", is_flag=True, help="Send nothing; leave stdin alone.")
-def listen(
-    derp: tuple[DerpUrl, ...],
-    no_derp: bool,
-    bind: tuple[UdpAddress, ...],
-    secret_key_file: Path | None,
-    recv_only: bool,
-) -> None:
+def listen(settings: EndpointSettings, recv_only: bool) -> None:
     """Wait for one peer; then stdin and stdout are a pipe to it.
 
     The ticket that the peer needs is printed on stderr. Without --derp it holds addresses of this
     machine alone, which are of use where they can be reached.
     """
-    settings = endpoint_settings(derp, no_derp, bind, secret_key_file)
     run(lambda: _listen(settings, recv_only))
 
 
@@ -55,20 +47,12 @@ def listen(
 @click.argument("peer", metavar="TICKET|NODE_ID")
 @endpoint_options
 @click.option("--recv-only", is_flag=True, help="Send nothing; leave stdin alone.")
-def connect(
-    peer: str,
-    derp: tuple[DerpUrl, ...],
-    no_derp: bool,
-    bind: tuple[UdpAddress, ...],
-    secret_key_file: Path | None,
-    recv_only: bool,
-) -> None:
+def connect(settings: EndpointSettings, peer: str, recv_only: bool) -> None:
     """Dial a listening peer; then stdin and stdout are a pipe to it.
 
     A bare node id needs --derp, to say where the peer may be met; most tickets say it themselves.
     """
-    addr = parse_peer(peer, derp, no_derp=no_derp)
-    settings = endpoint_settings(derp, no_derp, bind, secret_key_file)
+    addr = parse_peer(peer, settings.derp_urls, no_derp=settings.no_derp)
     run(lambda: _connect(settings, addr, recv_only))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import anyio
@@ -35,15 +35,18 @@ def run_commands(commands: click.Group, name: str) -> None:
         sys.exit(exit_code(signal.SIGINT))
 
 
-def run(command: Callable[[], Awaitable[R]]) -> R:
+def run(
+    command: Callable[[], Awaitable[R]], *, endings: Sequence[signal.Signals] = ENDING_SIGNALS
+) -> R:
     """Run an async command until it is done or a signal ends it, in good order either way.
 
+    :param endings: the signals that end it. The others of them are the command's own.
     :raises click.ClickException: for a failure that is expected, with a sentence for the user.
     :raises SystemExit: if a signal ended it, with the code that shells know.
     """
     outcome: _Outcome[R] = _Outcome()
     try:
-        anyio.run(_run_until_signal, command, outcome)
+        anyio.run(_run_until_signal, command, outcome, endings)
     except KeyboardInterrupt:  # again, while it was ending
         raise SystemExit(exit_code(signal.SIGINT)) from None
     except (*EXPECTED, BaseExceptionGroup) as error:
@@ -68,18 +71,26 @@ class _Outcome(Generic[R]):
         self.signal: int | None = None
 
 
-async def _run_until_signal(command: Callable[[], Awaitable[R]], outcome: _Outcome[R]) -> None:
+async def _run_until_signal(
+    command: Callable[[], Awaitable[R]],
+    outcome: _Outcome[R],
+    endings: Sequence[signal.Signals],
+) -> None:
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_wait_for_signal, tasks.cancel_scope, outcome)
+        await tasks.start(_wait_for_signal, tasks.cancel_scope, outcome, endings)
         outcome.results.append(await command())
         tasks.cancel_scope.cancel()
 
 
 async def _wait_for_signal(
-    scope: anyio.CancelScope, outcome: _Outcome[R], *, task_status: TaskStatus[None]
+    scope: anyio.CancelScope,
+    outcome: _Outcome[R],
+    endings: Sequence[signal.Signals],
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     # Whoever starts a program with nohup or in the background has some of them ignored.
-    heeded = [number for number in ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [number for number in endings if signal.getsignal(number) != signal.SIG_IGN]
     with anyio.open_signal_receiver(*heeded) as signals:
         task_status.started()
         async for number in signals:

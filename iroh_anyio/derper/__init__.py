@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from iroh_anyio.derper.config import DerperConfig
+from iroh_anyio.derper.config_file import load_config
 from iroh_anyio.derper.server import Derper
 
-__all__ = ["Derper"]
+__all__ = ["Derper", "DerperConfig", "load_config"]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import certifi
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 
@@ -82,7 +83,7 @@ class QadClientStats:
 class QadClient:
     """Asks where this node is seen.
 
-    :param ca_certificates: the authorities to trust, as PEM, instead of the usual ones.
+    :param ca_certificates: authorities to trust beside the usual ones, as PEM.
     """
 
     def __init__(self, *, ca_certificates: bytes | None = None) -> None:
@@ -176,6 +177,7 @@ class QadClient:
             is_client=True,
             alpn_protocols=[QAD_ALPN.decode()],
             cadata=self._ca_certificates,
+            cafile=certifi.where(),
             connection_id_length=CONNECTION_ID_SIZE,
             idle_timeout=IDLE_TIMEOUT,
             initial_rtt=INITIAL_RTT,

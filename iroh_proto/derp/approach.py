@@ -66,10 +66,13 @@ class Approach(NamedTuple):
         )
 
 
-def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
+def first_approach(url: DerpUrl, dialect: str | None, *, has_token: bool = False) -> Approach:
     """Return the way to try first.
 
     :param dialect: the configured one, a key of ``DIALECTS``, or ``None`` if it is not known.
+    :param has_token: whether the server wants a token, which those of 1.0 and later do. Their
+        dialects have words for a denial, where the framed ones have the client believe that it is
+        connected.
     :raises LocalProtocolError: if there is no such dialect.
     """
     if dialect is not None and dialect not in DIALECTS:
@@ -78,7 +81,7 @@ def first_approach(url: DerpUrl, dialect: str | None) -> Approach:
         return Approach("v2", DERP_PATH, "framed")
     if dialect in SUBPROTOCOLS.values():
         return Approach(dialect, RELAY_PATH, "websocket")
-    if url.scheme in ("ws", "wss"):
+    if url.scheme in ("ws", "wss") or (has_token and dialect is None):
         return Approach(dialect, RELAY_PATH, "websocket")
     return Approach("v3", RELAY_PATH, "framed")
 

@@ -87,6 +87,7 @@ class DerpClient:
     :param dialect: a key of :data:`~iroh_proto.derp.dialects.DIALECTS`; ``None`` to find out.
     :param approach: how to begin, when an earlier connection has shown that; by default what
         ``url`` and ``dialect`` make likely.
+    :param token: what to show to a server that lets in none without one.
     :raises LocalProtocolError: if there is no such dialect.
     """
 
@@ -98,17 +99,19 @@ class DerpClient:
         rng: random.Random,
         dialect: str | None = None,
         approach: Approach | None = None,
+        token: str | None = None,
     ) -> None:
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
-        self._approach = approach or first_approach(url, dialect)
+        self._approach = approach or first_approach(url, dialect, has_token=token is not None)
         self._upgrade = ClientUpgrade(
             url=url,
             path=self._approach.path,
             form=self._approach.form,
             rng=rng,
             subprotocols=self._approach.subprotocols,
+            token=token,
         )
         self._state: _State = "idle"
         self._dialect: Dialect | None = None
@@ -328,8 +331,10 @@ class DerpClient:
         self._state = "connected"
         self._connect_deadline = None
         self._tracker = PingTracker(self._dialect, now=now)
-        if handshake.send_rate is not None:
-            self._bucket = TokenBucket(handshake.send_rate, now=now)
+        if (rate := handshake.send_rate) is not None:
+            self._bucket = TokenBucket(
+                per_second=rate.bytes_per_second, limit=rate.burst_bytes, now=now
+            )
         name = self._dialect.name
         approach = self._approach._replace(dialect=name)
         self._events.append(DerpConnected(dialect=name, approach=approach))

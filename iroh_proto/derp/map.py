@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iroh_proto.address import DerpUrl
+from iroh_proto.errors import LocalProtocolError
 
 STUN_PORT = 3478
 """UDP port of the STUN server that runs beside a DERP server, unless the map says otherwise."""
 
 QUIC_PORT = 7842
 """UDP port of the server for QUIC address discovery, likewise."""
+
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -22,27 +26,35 @@ class DerpNode:
     ``quic_port`` is for QUIC address discovery, which needs a certificate: servers with an
     ``https`` URL are asked there when they do not answer STUN, ``None`` if never. ``dialect``
     names the protocol generation (a key of :data:`iroh_proto.derp.dialects.DIALECTS`); ``None``
-    has it found out.
+    has it found out. ``token`` is shown to this server, which may let in none without one, and to
+    no other.
 
     :raises DecodeError: if the URL does not parse.
+    :raises LocalProtocolError: if the token cannot stand in a header.
     """
 
     url: DerpUrl
     stun_port: int | None
     dialect: str | None
     quic_port: int | None
+    token: str | None = field(repr=False)
 
     def __init__(
         self,
         url: DerpUrl | str,
         stun_port: int | None = STUN_PORT,
         dialect: str | None = None,
+        *,
         quic_port: int | None = QUIC_PORT,
+        token: str | None = None,
     ) -> None:
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise LocalProtocolError("a token is visible ASCII without spaces")
         object.__setattr__(self, "url", DerpUrl.from_str(url) if isinstance(url, str) else url)
         object.__setattr__(self, "stun_port", stun_port)
         object.__setattr__(self, "dialect", dialect)
         object.__setattr__(self, "quic_port", quic_port)
+        object.__setattr__(self, "token", token)
 
 
 class DerpMap:
@@ -56,12 +68,14 @@ class DerpMap:
             self._nodes.setdefault(node.url, node)
 
     @classmethod
-    def from_urls(cls, urls: Iterable[DerpUrl | str]) -> DerpMap:
+    def from_urls(cls, urls: Iterable[DerpUrl | str], *, token: str | None = None) -> DerpMap:
         """Return a map of servers with the usual settings.
 
+        :param token: what to show to each of them.
         :raises DecodeError: if a URL does not parse.
+        :raises LocalProtocolError: if the token cannot stand in a header.
         """
-        return cls(DerpNode(url) for url in urls)
+        return cls(DerpNode(url, token=token) for url in urls)
 
     def get(self, url: DerpUrl) -> DerpNode | None:
         """Return the server with this URL, if the map has it."""

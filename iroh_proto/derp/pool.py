@@ -326,6 +326,7 @@ class DerpPool:
             link = self._links[url] = ServerLink(
                 url=url,
                 dialect=None if node is None else node.dialect,
+                token=None if node is None else node.token,
                 approach=self._approaches.get(url),
                 secret_key=self._secret_key,
                 rng=self._rng,

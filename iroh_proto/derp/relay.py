@@ -10,7 +10,8 @@ of later generations it stays, is told, and takes its place again when the newer
 
 A client that reads slowly loses the oldest packets that wait for it, and only those. One that
 stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
-connection only while it is writable.
+connection only while it is writable. One that sends more than its rate limit allows is left unread
+for a while.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server.rs``.
@@ -20,16 +21,25 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias, assert_never
+from dataclasses import replace
+from typing import assert_never
 
+from iroh_proto.derp.access import check_reason
 from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS
-from iroh_proto.derp.router import DerpRouter, RouterStats
+from iroh_proto.derp.rate import AcceptLimit, RateLimit, TokenBucket
+from iroh_proto.derp.relay_events import (
+    AccessRequested,
+    ClientConnected,
+    ClientDisconnected,
+    DerpServerEvent,
+    DerpServerStats,
+)
+from iroh_proto.derp.router import DerpRouter
 from iroh_proto.derp.server import DerpServerConnection
-from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, ConnectionStats
+from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, KeyProven
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.machine import TcpCloseRequested
+from iroh_proto.machine import TcpCloseRequested, TcpPauseRequested, TcpResumeRequested
 from iroh_proto.timers import LatestTime, TimerTable, earliest
 
 CONNECTIONS_LIMIT = 65_536
@@ -45,62 +55,34 @@ WRITE_TIMEOUT = 2.0
 """Seconds after which some of what waits for a connection must have been fetched (upstream's for
 writing one frame). Else its reader has stopped reading, and it is closed."""
 
+DRAIN_TIMEOUT = 5.0
+"""Seconds that clients have to leave a server that drains, unless told otherwise."""
+
+RECONNECT_IN = 1.0
+TRY_FOR = 30.0
+"""Seconds after which, and for which, clients of a server that drains are told to come back."""
+
+_DAY = 86_400.0
+
 PULL_SIZE = 64 * 1024
 """Bytes to hand out for one connection at a time. With more, bytes would wait in the host, where
 no limit sees them; with less, there would be more writes."""
 
 
-@dataclass(slots=True)
-class DerpServerStats:
-    """Counts since the start.
-
-    :ivar connections_accepted: connections taken, also those that are gone.
-    :ivar connections_refused: connections closed at once because there were too many.
-    :ivar strangers_displaced: connections closed to make room for newer ones, since too many had
-        not proven a key.
-    :ivar write_timeouts: connections closed because their reader had stopped reading.
-    :ivar connections: what happened on connections.
-    :ivar router: what happened between them.
-    """
-
-    connections_accepted: int = 0
-    connections_refused: int = 0
-    strangers_displaced: int = 0
-    write_timeouts: int = 0
-    connections: ConnectionStats = field(default_factory=ConnectionStats)
-    router: RouterStats = field(default_factory=RouterStats)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientConnected:
-    """A client has proven its key and is reachable. ``dialect`` is a key of ``DIALECTS``."""
-
-    tcp_id: int
-    node_id: NodeId
-    dialect: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientDisconnected:
-    """A client is gone, ``error`` tells why if not in good order."""
-
-    tcp_id: int
-    node_id: NodeId
-    error: RemoteProtocolError | None
-
-
-DerpServerEvent: TypeAlias = ClientConnected | ClientDisconnected | TcpCloseRequested
-
-
 class DerpServer:
     """A DERP server on many TCP connections.
 
-    Fetch bytes with :meth:`tcp_data_to_send` only for a connection that is writable, and again
-    until there are none or it is not; a :class:`TcpCloseRequested` says that what is left then
-    is the last.
+    Tell it of a connection when TCP stands: its time for a request includes TLS. Fetch bytes with
+    :meth:`tcp_data_to_send` only for a connection that is writable, and again until there are none
+    or it is not; a :class:`TcpCloseRequested` says that what is left then is the last. Do not read
+    from a connection between a :class:`TcpPauseRequested` and its :class:`TcpResumeRequested`.
 
     :param secret_key: the server's own identity, shown to v2 clients only.
     :param connections_limit: connections beyond these are closed at once.
+    :param accept_limit: how fast connections may come; those beyond are closed at once.
+    :param rate_limit: how fast each client may send.
+    :param asks_access: whether each client that has proven its key is let in only by
+        :meth:`complete_access`, the answer to :class:`AccessRequested`.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
     :raises LocalProtocolError: if there is no such framed dialect.
@@ -112,6 +94,9 @@ class DerpServer:
         secret_key: SecretKey,
         rng: random.Random,
         connections_limit: int = CONNECTIONS_LIMIT,
+        accept_limit: AcceptLimit | None = None,
+        rate_limit: RateLimit | None = None,
+        asks_access: bool = False,
         listen_dialect: str | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -119,12 +104,19 @@ class DerpServer:
         self._secret_key = secret_key
         self._rng = rng
         self._connections_limit = connections_limit
+        self._accept_limit = accept_limit
+        self._accept_bucket: TokenBucket | None = None
+        self._rate_limit = rate_limit
+        self._asks_access = asks_access
         self._listen_dialect = listen_dialect
         self._time = LatestTime()
-        self._is_closed = False
+        self._accepts = True
+        self._drain_deadline: float | None = None
         self._router = DerpRouter()
         self._connections: dict[int, DerpServerConnection] = {}
         self._strangers: dict[int, None] = {}
+        # Connections that the host was asked not to read from.
+        self._paused: set[int] = set()
         # Connections that are over, with bytes that the host has not fetched yet.
         self._closing: dict[int, DerpServerConnection] = {}
         # When some of the bytes that wait for a connection must have been fetched. All wait for
@@ -163,17 +155,19 @@ class DerpServer:
         now = self._time.advance(now)
         if tcp_id in self._connections or tcp_id in self._closing:
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
-        if len(self._strangers) >= STRANGERS_LIMIT:
-            self._displace(next(iter(self._strangers)), now)
-        if self._is_closed or len(self._connections) >= self._connections_limit:
+        if not self._may_accept(now):
             self._stats.connections_refused += 1
             self._events.append(TcpCloseRequested(tcp_id=tcp_id))
             return
+        if len(self._strangers) >= STRANGERS_LIMIT:
+            self._displace(next(iter(self._strangers)), now)
         self._stats.connections_accepted += 1
         connection = DerpServerConnection(
             secret_key=self._secret_key,
             rng=self._rng,
             listen_dialect=self._listen_dialect,
+            asks_access=self._asks_access,
+            rate_limit=self._rate_limit,
             stats=self._stats.connections,
         )
         connection.start(now=now)
@@ -197,6 +191,36 @@ class DerpServer:
             connection.receive_eof(now=now)
             self._settle(tcp_id, connection, now)
 
+    def complete_access(
+        self, tcp_id: int, *, allowed: bool, reason: str | None = None, now: float
+    ) -> None:
+        """Answer an :class:`AccessRequested`. An answer that comes too late is ignored.
+
+        :param reason: what to tell a client that is not let in, if its dialect has words for it;
+            ``None`` is what upstream's servers say.
+        :raises LocalProtocolError: if the reason is empty or has more than ``REASON_LIMIT`` bytes.
+        """
+        check_reason(reason)
+        now = self._time.advance(now)
+        connection = self._connections.get(tcp_id)
+        if connection is not None:
+            connection.complete_access(allowed=allowed, reason=reason, now=now)
+            self._settle(tcp_id, connection, now)
+
+    def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
+        """Change how fast each client may send, also those that are connected."""
+        now = self._time.advance(now)
+        self._rate_limit = limit
+        for tcp_id, connection in list(self._connections.items()):
+            connection.set_rate_limit(limit, now=now)
+            self._settle(tcp_id, connection, now)
+
+    def set_accept_limit(self, limit: AcceptLimit | None, *, now: float) -> None:
+        """Change how fast connections may come."""
+        self._time.advance(now)
+        self._accept_limit = limit
+        self._accept_bucket = None
+
     def tcp_to_send(self) -> list[int]:
         """Return the connections that have bytes to write. Changes nothing."""
         return list(self._unsent)
@@ -216,10 +240,43 @@ class DerpServer:
             self._forget_output(tcp_id)
         return data
 
+    def drain(
+        self,
+        *,
+        timeout: float = DRAIN_TIMEOUT,
+        reconnect_in: float = RECONNECT_IN,
+        try_for: float = TRY_FOR,
+        now: float,
+    ) -> None:
+        """Take no more connections, tell clients to leave, and close those that stay.
+
+        Clients are served meanwhile; who has not proven a key yet is turned away. A server that
+        drains already, or is closed, does not begin again.
+
+        :param timeout: seconds until :meth:`close`.
+        :param reconnect_in: seconds after which clients are told to come back.
+        :param try_for: seconds for which they are told to try to.
+        :raises LocalProtocolError: if a time is negative or longer than a day.
+        """
+        if not all(0 <= seconds <= _DAY for seconds in (timeout, reconnect_in, try_for)):
+            raise LocalProtocolError("times to drain are from nothing to a day")
+        now = self._time.advance(now)
+        if not self._accepts:
+            return
+        self._accepts = False
+        self._drain_deadline = now + timeout
+        for tcp_id, connection in list(self._connections.items()):
+            if tcp_id in self._strangers:
+                connection.close(now=now)
+            else:
+                connection.announce_restart(reconnect_in=reconnect_in, try_for=try_for, now=now)
+            self._settle(tcp_id, connection, now)
+
     def close(self, *, now: float) -> None:
         """Close every connection, and refuse new ones."""
         now = self._time.advance(now)
-        self._is_closed = True
+        self._accepts = False
+        self._drain_deadline = None
         for tcp_id, connection in list(self._connections.items()):
             # Nobody is told that others are gone: everybody is.
             self._router.disconnect(tcp_id)
@@ -239,10 +296,16 @@ class DerpServer:
             if deadline > now:
                 break
             self._check_progress(tcp_id, now)
+        if self._drain_deadline is not None and self._drain_deadline <= now:
+            self.close(now=now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return earliest(self._timers.earliest(), next(iter(self._unsent.values()), None))
+        return earliest(
+            self._timers.earliest(),
+            next(iter(self._unsent.values()), None),
+            self._drain_deadline,
+        )
 
     def next_event(self) -> DerpServerEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -252,6 +315,8 @@ class DerpServer:
         """Pass on what an input brought out of a connection."""
         while (event := connection.next_event()) is not None:
             match event:
+                case KeyProven():
+                    self._ask_for_access(tcp_id, event)
                 case ClientAdmitted():
                     self._connect(tcp_id, event, now)
                 case ConnectionLost():
@@ -263,11 +328,44 @@ class DerpServer:
                     assert_never(event)
         self._route(tcp_id, connection, now)
         self._note_output(tcp_id, connection, now)
+        if connection.is_paused is not (tcp_id in self._paused):
+            self._pass_on_pause(tcp_id, connection)
         deadline = connection.get_timer()
         if deadline is None:
             self._timers.cancel(tcp_id)
         elif deadline != self._timers.deadline(tcp_id):
             self._timers.set(tcp_id, deadline)
+
+    def _ask_for_access(self, tcp_id: int, proven: KeyProven) -> None:
+        self._events.append(
+            AccessRequested(
+                tcp_id=tcp_id, node_id=proven.node_id, dialect=proven.dialect, token=proven.token
+            )
+        )
+        self._paused.add(tcp_id)
+        self._events.append(TcpPauseRequested(tcp_id=tcp_id))
+
+    def _pass_on_pause(self, tcp_id: int, connection: DerpServerConnection) -> None:
+        if connection.is_paused:
+            self._paused.add(tcp_id)
+            self._events.append(TcpPauseRequested(tcp_id=tcp_id))
+        else:
+            self._paused.remove(tcp_id)
+            self._events.append(TcpResumeRequested(tcp_id=tcp_id))
+
+    def _may_accept(self, now: float) -> bool:
+        if not self._accepts or len(self._connections) >= self._connections_limit:
+            return False
+        if (limit := self._accept_limit) is None:
+            return True
+        if self._accept_bucket is None:
+            self._accept_bucket = TokenBucket(
+                per_second=limit.per_second, limit=limit.burst, now=now
+            )
+        if self._accept_bucket.take(1, now=now):
+            return True
+        self._stats.connections_over_rate += 1
+        return False
 
     def _displace(self, tcp_id: int, now: float) -> None:
         """Have a stranger make room for another one, who may be quicker to show who it is."""
@@ -314,6 +412,7 @@ class DerpServer:
     ) -> None:
         del self._connections[tcp_id]
         self._strangers.pop(tcp_id, None)
+        self._paused.discard(tcp_id)
         if connection.node_id is not None:
             departure = self._router.disconnect(tcp_id)
             for target in departure.told:

@@ -37,12 +37,20 @@ class RouterStats:
 
     :ivar packets_routed: packets that were for a connected client.
     :ivar packets_without_route: packets dropped because their destination is not connected.
+    :ivar bytes_routed: payload of the packets routed.
+    :ivar bytes_without_route: payload of the packets dropped.
     :ivar clients_replaced: clients that gave way to a newer connection with the same key.
+    :ivar clients_set_aside: those of them that stayed connected.
+    :ivar clients_back: those of them that are not set aside any more.
     """
 
     packets_routed: int = 0
     packets_without_route: int = 0
+    bytes_routed: int = 0
+    bytes_without_route: int = 0
     clients_replaced: int = 0
+    clients_set_aside: int = 0
+    clients_back: int = 0
 
 
 class Departure(NamedTuple):
@@ -113,6 +121,7 @@ class DerpRouter:
             waiting = self._waiting.setdefault(node_id, [])
             if self._clients[replaced].waits and len(waiting) < WAITING_LIMIT:
                 waiting.append(replaced)
+                self._stats.clients_set_aside += 1
             else:
                 del self._clients[replaced]
         self._clients[client_id] = _Client(node_id, waits=waits)
@@ -134,8 +143,10 @@ class DerpRouter:
         heir = None
         if ids[client.node_id] != client_id:
             waiting.remove(client_id)
+            self._stats.clients_back += 1
         elif waiting:
             heir = ids[client.node_id] = waiting.pop()
+            self._stats.clients_back += 1
         else:
             del ids[client.node_id]
             self._waiting.pop(client.node_id, None)
@@ -161,18 +172,22 @@ class DerpRouter:
         client_ids = {} if sender is None else self._client_ids
         destinations = {} if sender is None else sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
-        routed = unrouted = 0
+        routed = unrouted = routed_bytes = unrouted_bytes = 0
         for destination, parts in groups.items():
             if destination in client_ids:
                 deliveries.append((client_ids[destination], parts))
                 routed += len(parts)
+                routed_bytes += sum(map(len, parts[1::2]))
                 if destination not in destinations:
                     _remember(destinations, destination)
             else:
                 unrouted += len(parts)
+                unrouted_bytes += sum(map(len, parts[1::2]))
         # Parts are a header and a payload for each packet.
         self._stats.packets_routed += routed // 2
         self._stats.packets_without_route += unrouted // 2
+        self._stats.bytes_routed += routed_bytes
+        self._stats.bytes_without_route += unrouted_bytes
         return deliveries
 
 

@@ -2,13 +2,14 @@
 
 States::
 
-    request -> [listening] -> handshake -> relaying -> over
+    request -> [listening] -> handshake -> [applying] -> relaying -> over
        '--> over (a page was answered)
 
 ``listening`` is for a request that both v2 and v3 clients send (see
 :mod:`iroh_proto.derp.reception`). A v3 client speaks first, a v2 client waits for the server and
 a v3 client takes the server's first frame for an error, so the server waits a moment for the
-client and only then speaks.
+client and only then speaks. ``applying`` is for a server that asks who may use it: the client has
+proven its key and is left unread until its access is decided on.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
 some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
@@ -28,6 +29,12 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import assert_never
 
+from iroh_proto.derp.access import (
+    ACCESS_TIMEOUT,
+    APPLICANT_BYTES_LIMIT,
+    check_reason,
+    token_of,
+)
 from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
 from iroh_proto.derp.frames import (
@@ -38,8 +45,10 @@ from iroh_proto.derp.frames import (
     PeerGone,
     Ping,
     Pong,
+    Restarting,
 )
 from iroh_proto.derp.pages import Page, refusal
+from iroh_proto.derp.rate import RateLimit, ReadThrottle
 from iroh_proto.derp.reception import Admission, receive_request
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.server_events import (
@@ -47,6 +56,7 @@ from iroh_proto.derp.server_events import (
     ConnectionLost,
     ConnectionStats,
     DerpServerConnectionEvent,
+    KeyProven,
 )
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
@@ -74,6 +84,7 @@ class _State(Enum):
     REQUEST = auto()
     LISTENING = auto()
     HANDSHAKE = auto()
+    APPLYING = auto()
     RELAYING = auto()
     OVER = auto()
 
@@ -87,8 +98,12 @@ class DerpServerConnection:
     :param secret_key: the server's; v2 clients are shown its public half.
     :param listen_dialect: what to take clients for whose request does not tell, instead of
         waiting for them: a key of ``DIALECTS``.
+    :param asks_access: whether a client that has proven its key waits for :meth:`complete_access`.
+    :param rate_limit: how fast the client may send, if that is limited.
     :param stats: where to count, if not in counts of its own.
-    :ivar node_id: who has proven to be the client, once it has.
+    :ivar node_id: who the client is, once it was let in.
+    :ivar is_paused: whether the client is to be left unread for now. What was read already is
+        taken all the same.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
 
@@ -98,6 +113,8 @@ class DerpServerConnection:
         secret_key: SecretKey,
         rng: random.Random,
         listen_dialect: str | None = None,
+        asks_access: bool = False,
+        rate_limit: RateLimit | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -105,6 +122,8 @@ class DerpServerConnection:
         self._secret_key = secret_key
         self._rng = rng
         self._listen_dialect = listen_dialect
+        self._asks_access = asks_access
+        self._rate_limit = rate_limit
         self._stats = ConnectionStats() if stats is None else stats
         self._time = LatestTime()
         self._state = _State.IDLE
@@ -114,8 +133,13 @@ class DerpServerConnection:
         self._upgrade: ServerUpgrade | None = None
         self._session: _Session | None = None
         self._handshake_bytes = 0
+        self._token: str | None = None
+        self._applicant: _Applicant | None = None
         self._liveness: ServerLiveness | None = None
+        self._throttle: ReadThrottle | None = None
+        self._was_throttled = False
         self.node_id: NodeId | None = None
+        self.is_paused = False
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
 
@@ -161,6 +185,34 @@ class DerpServerConnection:
         else:
             self._fail("the client left before it had proven a key")
 
+    def complete_access(self, *, allowed: bool, reason: str | None = None, now: float) -> None:
+        """Decide on the access of a client that has proven its key. Ignored when that is over.
+
+        :param reason: what to tell a client that is not let in, if its dialect has words for it.
+        :raises LocalProtocolError: before :meth:`start`, or if the reason is too long.
+        """
+        check_reason(reason)
+        now = self._advance(now)
+        if self._state is not _State.APPLYING or self._applicant is None:
+            return
+        if allowed:
+            applicant, self._applicant = self._applicant, None
+            self._let_in(applicant.node_id, bytes(applicant.unread), now)
+        else:
+            self._deny(reason)
+
+    def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
+        """Change how fast the client may send. What it was over the old limit is forgotten.
+
+        :raises LocalProtocolError: before :meth:`start`.
+        """
+        now = self._advance(now)
+        self._rate_limit = limit
+        if self._liveness is not None:
+            self._throttle = None if limit is None else ReadThrottle(limit, now=now)
+            self.is_paused = False
+            self._liveness.resume(now)
+
     def send_packets(self, parts: PacketParts, *, now: float) -> None:
         """Relay packets to the client. When it is slow, the oldest of all that wait are dropped.
 
@@ -196,6 +248,18 @@ class DerpServerConnection:
             if frame is not None:
                 self._send(session.codec.encode(frame))
 
+    def announce_restart(self, *, reconnect_in: float, try_for: float, now: float) -> None:
+        """Tell the client that the server is about to restart.
+
+        :param reconnect_in: seconds after which it should come back.
+        :param try_for: seconds for which it should try to.
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is not None:
+            frame = Restarting(round(reconnect_in * 1000), round(try_for * 1000))
+            self._send(session.codec.encode(frame))
+
     def close(self, *, now: float) -> None:
         """End the connection in good order.
 
@@ -220,8 +284,9 @@ class DerpServerConnection:
         """Let every deadline at or before ``now`` expire."""
         now = self._time.advance(now)
         if self._handshake_deadline <= now:
-            awaited = "request" if self._state is _State.REQUEST else "proof of a key"
-            self._fail(f"no {awaited} in time")
+            self._run_out_of_time()
+        if self._throttle is not None and self._throttle.deadline <= now:
+            self._heed_rate_limit(self._throttle, now)
         if self._listen_deadline <= now:
             self._listen_deadline = math.inf
             self._begin_session("v2", "framed")
@@ -235,6 +300,8 @@ class DerpServerConnection:
         deadline = min(self._handshake_deadline, self._listen_deadline)
         if (liveness := self._liveness) is not None:
             deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
+        if self._throttle is not None:
+            deadline = min(deadline, self._throttle.deadline)
         return None if deadline == math.inf else deadline
 
     def next_event(self) -> DerpServerConnectionEvent | None:
@@ -263,7 +330,11 @@ class DerpServerConnection:
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
             case _State.RELAYING:
+                if self._throttle is not None:
+                    self._throttle.note_read(len(data), now)
                 self._receive_frames(data, now)
+            case _State.APPLYING:
+                self._keep_unread(data)
             case _State.REQUEST:
                 self._receive_request(data, now)
             case _State.LISTENING:
@@ -289,6 +360,7 @@ class DerpServerConnection:
                 self._answer(outcome)
                 self._end(None)
             else:
+                self._token = token_of(request) if self._asks_access else None
                 self._admit(outcome, now)
 
     def _answer(self, page: Page) -> None:
@@ -336,18 +408,66 @@ class DerpServerConnection:
                 self._send(codec.encode(frame))
             self._fail(str(error))
             return
-        for answer in handshake.accept():
-            self._send(codec.encode(answer))
-        self._begin_relaying(self._session.dialect, node_id, now)
-        self._receive_frames(data[allowed:], now)
+        if self._asks_access:
+            self._apply(self._session.dialect, node_id, now)
+            self._keep_unread(data[allowed:])
+        else:
+            self._let_in(node_id, data[allowed:], now)
 
-    def _begin_relaying(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+    def _apply(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+        self._state = _State.APPLYING
+        self._applicant = _Applicant(node_id)
+        self._handshake_deadline = now + ACCESS_TIMEOUT
+        self.is_paused = True
+        token, self._token = self._token, None
+        self._events.append(KeyProven(node_id=node_id, dialect=dialect.name, token=token))
+
+    def _keep_unread(self, data: bytes) -> None:
+        assert self._applicant is not None
+        self._applicant.unread += data
+        if len(self._applicant.unread) > APPLICANT_BYTES_LIMIT:
+            self._fail(f"more than {APPLICANT_BYTES_LIMIT} bytes before access was decided on")
+
+    def _deny(self, reason: str | None) -> None:
+        assert self._session is not None
+        self._stats.clients_denied += 1
+        for frame in self._session.handshake.refuse(reason):
+            self._send(self._session.codec.encode(frame))
+        self._end(None)
+
+    def _let_in(self, node_id: NodeId, behind: bytes, now: float) -> None:
+        assert self._session is not None
+        for answer in self._session.handshake.accept():
+            self._send(self._session.codec.encode(answer))
+        dialect = self._session.dialect
         self._state = _State.RELAYING
         self._handshake_deadline = math.inf
         self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
+        if self._rate_limit is not None:
+            self._throttle = ReadThrottle(self._rate_limit, now=now)
         self.node_id = node_id
+        self.is_paused = False
         self._stats.clients_admitted += 1
         self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
+        # What came with the proof may be whole frames, also if there is nothing behind it.
+        self._receive_frames(behind, now)
+
+    def _heed_rate_limit(self, throttle: ReadThrottle, now: float) -> None:
+        assert self._session is not None
+        assert self._liveness is not None
+        throttle.handle_timer(now)
+        self.is_paused = throttle.is_paused
+        if not throttle.is_paused:
+            self._liveness.resume(now)
+            return
+        self._liveness.pause()
+        self._stats.pauses += 1
+        self._stats.bytes_over_rate += throttle.overdraft
+        if not self._was_throttled:
+            self._was_throttled = True
+            self._stats.clients_throttled += 1
+            if (notice := self._session.dialect.throttled()) is not None:
+                self._send(self._session.codec.encode(notice))
 
     def _receive_frames(self, data: bytes, now: float) -> None:
         assert self._session is not None
@@ -376,6 +496,7 @@ class DerpServerConnection:
 
     def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
         if isinstance(frame, Ping):
+            self._stats.pings_answered += 1
             self._send(session.codec.encode(Pong(frame.data)))
         elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
             pass
@@ -395,7 +516,8 @@ class DerpServerConnection:
 
     def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
         assert self._session is not None
-        frame = liveness.next_frame(now, is_writable=not self._queue)
+        may_ping = not self._queue and not self.is_paused
+        frame = liveness.next_frame(now, may_ping=may_ping)
         if frame is not None:
             self._send(self._session.codec.encode(frame))
 
@@ -417,6 +539,14 @@ class DerpServerConnection:
             raise LocalProtocolError("nobody has proven a key on this connection yet")
         return self._session
 
+    def _run_out_of_time(self) -> None:
+        if self._state is _State.APPLYING:
+            self._stats.access_timeouts += 1
+            self._deny(None)
+            return
+        awaited = "request" if self._state is _State.REQUEST else "proof of a key"
+        self._fail(f"no {awaited} in time")
+
     def _fail(self, problem: str) -> None:
         if self._state is not _State.OVER:
             self._stats.faults += 1
@@ -426,8 +556,20 @@ class DerpServerConnection:
         if self._state is not _State.OVER:
             self._state = _State.OVER
             self._upgrade = self._session = self._liveness = None
+            self._applicant = self._throttle = None
+            self.is_paused = False
             self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
+
+
+class _Applicant:
+    """A client whose access is being decided on, and what was read of it meanwhile."""
+
+    __slots__ = ("node_id", "unread")
+
+    def __init__(self, node_id: NodeId) -> None:
+        self.node_id = node_id
+        self.unread = bytearray()
 
 
 class _Session:

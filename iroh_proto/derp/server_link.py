@@ -93,6 +93,7 @@ class ServerLink:
         *,
         url: DerpUrl,
         dialect: str | None,
+        token: str | None,
         approach: Approach | None,
         secret_key: SecretKey,
         rng: random.Random,
@@ -110,6 +111,7 @@ class ServerLink:
         self.used_at = now
         self.has_sent = False
         self._dialect = dialect
+        self._token = token
         self._secret_key = secret_key
         self._rng = rng
         self._events = events
@@ -220,6 +222,7 @@ class ServerLink:
             rng=self._rng,
             dialect=self._dialect,
             approach=self.approach,
+            token=self._token,
         )
         self._client.note_preferred(self._is_preferred, now=now)
         self._client.start(now=now)

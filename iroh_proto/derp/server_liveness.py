@@ -27,7 +27,15 @@ class ServerLiveness:
     :ivar pong_deadline: when a pong is overdue; infinite while none is awaited.
     """
 
-    __slots__ = ("_interval", "_ping_data", "_pings", "_rng", "deadline", "pong_deadline")
+    __slots__ = (
+        "_interval",
+        "_ping_data",
+        "_pings",
+        "_pong_waits",
+        "_rng",
+        "deadline",
+        "pong_deadline",
+    )
 
     def __init__(self, dialect: Dialect, *, rng: random.Random, now: float) -> None:
         self._rng = rng
@@ -38,6 +46,7 @@ class ServerLiveness:
         elif dialect.ping_interval is not None:
             self._interval = dialect.ping_interval + rng.uniform(*PING_JITTER)
         self._ping_data = b""
+        self._pong_waits = False
         self.deadline = now + self._interval
         self.pong_deadline = math.inf
 
@@ -51,18 +60,33 @@ class ServerLiveness:
         if data != self._ping_data:
             return False
         self.pong_deadline = math.inf
+        self._pong_waits = False
         return True
 
-    def next_frame(self, now: float, *, is_writable: bool) -> KeepAlive | Ping | None:
+    def pause(self) -> None:
+        """Take the news that the client is left unread, so that no pong can arrive."""
+        self._pong_waits = self.pong_deadline != math.inf
+        self.pong_deadline = math.inf
+
+    def resume(self, now: float) -> None:
+        """Take the news that the client is read again."""
+        if self._pings:
+            self.deadline = now + self._interval
+        if self._pong_waits:
+            self._pong_waits = False
+            self.pong_deadline = now + PONG_TIMEOUT
+
+    def next_frame(self, now: float, *, may_ping: bool) -> KeepAlive | Ping | None:
         """Return what to send now that the deadline is over.
 
-        :param is_writable: whether nothing else waits to be written. Behind other bytes a ping
-            would measure how slow the reader is, so it is left for the next time.
+        :param may_ping: whether nothing else waits to be written and the client is read. Behind
+            other bytes a ping would measure how slow the reader is, so it is left for the next
+            time.
         """
         self.deadline = now + self._interval
         if not self._pings:
             return KeepAlive()
-        if not is_writable:
+        if not may_ping:
             return None
         self._ping_data = self._rng.randbytes(PING_SIZE)
         self.pong_deadline = now + PONG_TIMEOUT

@@ -55,8 +55,9 @@ _HOST_LINE = re.compile(rb"^host[ \t]*:", re.IGNORECASE | re.MULTILINE)
 class ClientUpgrade:
     """A client's request and the answer to it.
 
-    :param path: what to ask for; the path of the URL does not count, as upstream.
+    :param path: what to ask for; of the URL only the query counts beside it, as upstream.
     :param subprotocols: what to offer with a websocket, the best first.
+    :param token: what to show to a server that lets in none without one.
     :ivar request: the bytes to send.
     :ivar subprotocol: the one that the server chose, if it did.
     :ivar status: the status of the answer, once there is one.
@@ -82,6 +83,7 @@ class ClientUpgrade:
         form: Form,
         rng: random.Random,
         subprotocols: Sequence[str] = (),
+        token: str | None = None,
     ) -> None:
         headers = [("Host", url.authority)]
         self._key: bytes | None = None
@@ -97,8 +99,12 @@ class ClientUpgrade:
                 headers.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
         else:
             headers += [("Upgrade", FRAMED_UPGRADE), ("Connection", "upgrade")]
+        if token is not None:
+            headers.append(("Authorization", f"Bearer {token}"))
+        _, has_query, query = url.path.partition("?")
+        target = f"{path}?{query}" if has_query else path
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
-        request = h11.Request(method="GET", target=path, headers=headers)
+        request = h11.Request(method="GET", target=target, headers=headers)
         self.request = _sent(self._connection, request) + _sent(
             self._connection, h11.EndOfMessage()
         )

@@ -31,7 +31,9 @@ def map_of(derper: Derper, dialect: str | None = None) -> DerpMap:
     return DerpMap([DerpNode(derper.url, stun_port=derper.stun_port, dialect=dialect)])
 
 
-async def test_two_nodes_find_a_home_in_our_derper_and_meet_there(start_peer: StartPeer) -> None:
+async def test_two_nodes_find_a_home_in_our_derper_and_go_on_directly(
+    start_peer: StartPeer,
+) -> None:
     async with await Derper.bind(port=0, stun_port=0) as derper:
         relay_urls = [str(derper.url)]
         async with (
@@ -44,6 +46,11 @@ async def test_two_nodes_find_a_home_in_our_derper_and_meet_there(start_peer: St
             dialled = await one.dial(at(other, derper), ALPN)
             assert dialled["remote_id"] == str(other.node_id)
             assert (await other.event("accepted"))["remote_id"] == str(one.node_id)
+            echoed = await one.call("echo", connection=dialled["connection"], size=SIZE)
+            assert echoed["equal"]
+            with anyio.fail_after(LIMIT):
+                while await one.path_to(other.node_id) != "direct":  # noqa: ASYNC110 - untold
+                    await anyio.sleep(0.1)
             echoed = await one.call("echo", connection=dialled["connection"], size=SIZE)
             assert echoed["equal"]
             stats = derper.machine.stats

@@ -238,6 +238,25 @@ def test_the_first_way_follows_url_and_dialect(
 
 
 @pytest.mark.parametrize(
+    ("dialect", "form"),
+    [(None, "websocket"), ("v3", "framed"), ("v2", "framed"), ("relay-v2", "websocket")],
+)
+def test_a_server_that_wants_a_token_is_asked_in_a_dialect_that_can_say_no(
+    dialect: str | None, form: str
+) -> None:
+    assert first_approach(DerpUrl.from_str("http://a"), dialect, has_token=True).form == form
+    client = DerpClient(
+        url=DerpUrl.from_str("http://a"),
+        secret_key=SecretKey(bytes(32)),
+        rng=random.Random(1),
+        dialect=dialect,
+        token="t",
+    )
+    client.start(now=0.0)
+    assert (b"Upgrade: websocket" in client.data_to_send()) is (form == "websocket")
+
+
+@pytest.mark.parametrize(
     ("approach", "dialect", "status", "following"),
     [
         (V3, None, 404, LISTEN),

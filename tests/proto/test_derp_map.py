@@ -6,7 +6,7 @@ import pytest
 
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.map import STUN_PORT, DerpMap, DerpNode
-from iroh_proto.errors import DecodeError
+from iroh_proto.errors import DecodeError, LocalProtocolError
 
 A, B = DerpUrl.from_str("https://a.example"), DerpUrl.from_str("https://b.example:8443")
 
@@ -57,3 +57,17 @@ def test_maps_print_their_urls() -> None:
     assert repr(DerpMap.from_urls([A, B])) == (
         "DerpMap([https://a.example/, https://b.example:8443/])"
     )
+
+
+def test_a_token_is_kept_for_its_server_and_shown_nowhere() -> None:
+    derp_map = DerpMap([DerpNode(A, token="hush"), DerpNode(B)])
+    assert [node.token for node in derp_map] == ["hush", None]
+    assert [node.token for node in DerpMap.from_urls([A, B], token="hush")] == ["hush", "hush"]
+    assert "hush" not in repr(derp_map) + repr(list(derp_map))
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\r\nend", "ümlaut"])
+def test_a_token_that_cannot_stand_in_a_header_is_refused(token: str) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        DerpNode(A, token=token)
+    assert not token or token not in str(caught.value)

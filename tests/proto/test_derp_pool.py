@@ -817,3 +817,22 @@ def test_a_frame_before_the_handshake_is_done_is_a_failed_dial() -> None:
     (event,) = w.take_events()
     assert isinstance(event, DerpServerUnreachable)
     assert "wanted ServerKey" in event.error
+
+
+def test_each_server_is_shown_its_own_token_and_no_other() -> None:
+    derp_map = DerpMap([DerpNode(A, token="for-a"), DerpNode(B, token="for-b")])
+    pool = DerpPool(secret_key=CLIENT_KEY, derp_map=derp_map, rng=random.Random(1))
+    pool.start(now=0.0)
+    for url in (B, C):
+        pool.send_datagrams(url, PEER, [b"x"], now=0.0)
+    shown = {}
+    while (event := pool.next_event()) is not None:
+        if isinstance(event, TcpRequested):
+            pool.complete_tcp(event.tcp_id, now=0.0)
+            head = pool.tcp_data_to_send(event.tcp_id).decode()
+            shown[event.host] = [line for line in head.splitlines() if "uthorization" in line]
+    assert shown == {
+        "a": ["Authorization: Bearer for-a"],
+        "b": ["Authorization: Bearer for-b"],
+        "c": [],
+    }

@@ -179,12 +179,15 @@ class TestRouting:
         ]
         assert router.stats.packets_routed == 3
         assert router.stats.packets_without_route == 0
+        assert router.stats.bytes_routed == len("xy" + "to myself")
 
     def test_packets_for_nobody_are_dropped_and_counted(self) -> None:
         router = DerpRouter()
         router.connect(1, A)
         assert router.route(1, sent((B, [b"x", b"y"]), (b"\xff" * 32, [b"z"]))) == []
         assert router.stats.packets_without_route == 3
+        assert router.stats.bytes_without_route == 3
+        assert router.stats.bytes_routed == 0
 
     def test_a_stranger_sends_nothing(self) -> None:
         router = DerpRouter()
@@ -218,6 +221,7 @@ class TestRouting:
             False,
             False,
         ]
+        assert router.stats.clients_set_aside == 2
         assert router.node_ids == [B, A]
         for sender in (1, 4):
             assert [target for target, _ in router.route(sender, sent((B, [b"x"])))] == [3]
@@ -225,6 +229,7 @@ class TestRouting:
         assert [target for target, _ in router.route(3, sent((A, [b"y"])))] == [2]
         assert router.disconnect(1) == ([], None)
         assert router.disconnect(2) == ([3], None)  # for what the one that waited had sent
+        assert router.stats.clients_back == 2
 
     def test_who_was_sent_to_hears_of_the_end(self) -> None:
         router = DerpRouter()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iroh_proto.address import DerpUrl
+from iroh_proto.derp.access import token_of
 from iroh_proto.derp.upgrade import (
     HEAD_LIMIT,
     ClientUpgrade,
@@ -326,3 +327,23 @@ def test_a_websocket_that_was_not_accepted_is_none(accept: bytes) -> None:
 def test_no_bytes_raise_from_a_client(data: bytes) -> None:
     client().receive(data)
     client("websocket").receive(b"HTTP/1.1 " + data)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("form", ["framed", "websocket"])
+def test_a_token_is_shown_as_upstream_does(form: Any) -> None:
+    upgrade = ClientUpgrade(
+        url=URL, path="/relay", form=form, rng=random.Random(1), token="a-token"
+    )
+    request = request_of(upgrade.request)
+    assert request.header("authorization") == "Bearer a-token"
+    assert token_of(request) == "a-token"
+    assert token_of(request_of(client(form).request)) is None
+
+
+def test_the_query_of_the_url_is_kept() -> None:
+    request = request_of(client(url=DerpUrl.from_str("http://a/b?token=x%20y&z")).request)
+    assert (request.path, request.query) == ("/relay", "token=x%20y&z")
+    assert token_of(request) == "x y"

@@ -73,8 +73,11 @@ class ServerHandshake(Protocol):
     def reject(self) -> Sequence[Frame]:
         """Return what there is to say to a client whose frame was no good, before closing."""
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
-        """Return what tells a client that it may not use this server, before closing."""
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
+        """Return what tells a client that it may not use this server, before closing.
+
+        :param reason: ``None`` for what upstream's servers usually say.
+        """
 
 
 class Dialect(Protocol):
@@ -113,6 +116,9 @@ class Dialect(Protocol):
 
         ``None`` if there are no words for that: the older of the two is to be closed.
         """
+
+    def throttled(self) -> Frame | None:
+        """Return what tells a client that it is over its rate limit, if there are words for it."""
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""

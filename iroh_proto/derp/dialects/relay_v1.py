@@ -43,6 +43,7 @@ from iroh_proto.derp.frames import (
     RECOVERED,
     SAME_NODE_ID_PROBLEM,
     STATUS_HEALTHY,
+    STATUS_RATE_LIMITED,
     STATUS_SAME_NODE_ID,
     Frame,
     FrameRule,
@@ -70,6 +71,9 @@ PING_INTERVAL = 15.0
 
 SIGNATURE_INVALID = "signature invalid"
 """What upstream's server says to a client that signed something else."""
+
+NOT_AUTHORIZED = "not authorized"
+"""What it says to a client that it does not let in, for no other reason."""
 
 _CLIENT_AUTH_SIZE = KEY_SIZE + 1 + SIGNATURE_SIZE
 
@@ -246,9 +250,9 @@ class RelayServerHandshake:
         """Return a denial for a wrong signature; other faults are not answered, as upstream."""
         return self.refuse(SIGNATURE_INVALID) if self._is_forged else ()
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
-        """Return ServerDeniesAuth (upstream's usual reason is ``not authorized``)."""
-        return (ServerDeniesAuth(reason),)
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
+        """Return ServerDeniesAuth."""
+        return (ServerDeniesAuth(reason or NOT_AUTHORIZED),)
 
 
 class RelayDialect:
@@ -275,6 +279,10 @@ class RelayDialect:
         if self._has_status:
             return Status(STATUS_HEALTHY if is_active else STATUS_SAME_NODE_ID)
         return Health(RECOVERED if is_active else SAME_NODE_ID_PROBLEM)
+
+    def throttled(self) -> Frame | None:
+        """Return what tells a client that it is over its rate limit, which v1 does not."""
+        return Status(STATUS_RATE_LIMITED) if self._has_status else None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:
         """Return the codec of a client's side."""

@@ -342,7 +342,7 @@ class V2ServerHandshake:
         """Return nothing: this dialect has no words for it."""
         return ()
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
         """Return nothing: this dialect has no words for it."""
         return ()
 
@@ -360,6 +360,10 @@ class V2Dialect:
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
+        return None
+
+    def throttled(self) -> Frame | None:
+        """Return nothing: this dialect has no words for it."""
         return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:

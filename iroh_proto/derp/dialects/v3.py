@@ -50,6 +50,9 @@ MAGIC = "RELAY🔑".encode()
 PING_INTERVAL = 15.0
 """Seconds without a frame after which upstream pings, from 0.31 on."""
 
+NOT_AUTHENTICATED = "not authenticated"
+"""What upstream's server says to a client that it does not let in, for no other reason."""
+
 _CLIENT_INFO_SIZE = len(MAGIC) + KEY_SIZE + SIGNATURE_SIZE
 
 
@@ -149,9 +152,9 @@ class V3ServerHandshake:
         """Return nothing: upstream closes without a word."""
         return ()
 
-    def refuse(self, reason: str) -> Sequence[Frame]:
-        """Return a Health frame with the reason (upstream's is ``not authenticated``)."""
-        return (Health(reason),)
+    def refuse(self, reason: str | None) -> Sequence[Frame]:
+        """Return a Health frame with the reason."""
+        return (Health(reason or NOT_AUTHENTICATED),)
 
 
 class V3Dialect:
@@ -167,6 +170,10 @@ class V3Dialect:
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
+        return None
+
+    def throttled(self) -> Frame | None:
+        """Return nothing: this dialect has no words for it."""
         return None
 
     def client_codec(self, form: Form, *, rng: random.Random) -> FrameCodec:

@@ -1,0 +1,156 @@
+"""Who may relay: everyone, those on a list, those with a token, those that a web service allows.
+
+Source: iroh v1.0.3 ``iroh-relay/src/main.rs`` (``AccessConfig``, ``http_access_check``).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import anyio
+
+from iroh_anyio.derper.extra import import_extra
+from iroh_proto.key import NodeId
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger("iroh_anyio.derper.access")
+
+CALLOUT_TIMEOUT = 5.0
+"""Seconds that a web service has to answer; a client waits no longer than 10 s."""
+
+CALLOUTS_LIMIT = 64
+"""Questions that a web service is asked at the same time. Others wait, within their 5 s."""
+
+_NODE_ID_HEADER = "X-Iroh-NodeId"  # 1.0.3 documents another name and sends this one
+_YES = b"true"
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Whoever has proven a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowlist:
+    """These nodes alone."""
+
+    node_ids: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class Denylist:
+    """Everyone but these nodes."""
+
+    node_ids: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTokens:
+    """Whoever shows one of these tokens."""
+
+    tokens: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCallout:
+    """Whom a web service allows: it is asked by POST and answers 200 ``true``, or anything else.
+
+    :ivar bearer_token: what the server shows the web service, if anything.
+    """
+
+    url: str
+    bearer_token: str | None = field(default=None, repr=False)
+
+
+AccessRule: TypeAlias = Everyone | Allowlist | Denylist | SharedTokens | HttpCallout
+
+
+class AccessControl:
+    """Applies a rule, which may be changed at any time.
+
+    Close it in the event loop it was used in.
+    """
+
+    def __init__(self, rule: AccessRule) -> None:
+        self.rule = rule
+        self._client: httpx.AsyncClient | None = None
+        self._limiter = anyio.CapacityLimiter(CALLOUTS_LIMIT)
+
+    def decide(self, node_id: NodeId, token: str | None) -> bool | None:
+        """Say whether a node may relay that has proven its key and shows this token, if any.
+
+        :returns: ``None`` if a web service has to be :meth:`asked <ask>`.
+        """
+        match self.rule:
+            case Everyone():
+                return True
+            case Allowlist(node_ids):
+                return node_id in node_ids
+            case Denylist(node_ids):
+                return node_id not in node_ids
+            case SharedTokens(tokens):
+                return token is not None and _is_one_of(token, tokens)
+            case HttpCallout():
+                return None
+            case _:
+                assert_never(self.rule)
+
+    async def ask(self, node_id: NodeId) -> bool:
+        """Ask the web service of the rule. Whatever goes wrong means no.
+
+        :raises ModuleNotFoundError: if httpx is not installed.
+        """
+        rule = self.rule
+        if not isinstance(rule, HttpCallout):
+            return self.decide(node_id, None) is True
+        try:
+            with anyio.fail_after(CALLOUT_TIMEOUT):
+                async with self._limiter:
+                    return await self._post(rule, node_id)
+        except TimeoutError:
+            logger.warning("%s gave no answer within %g s", rule.url, CALLOUT_TIMEOUT)
+            return False
+
+    async def close(self) -> None:
+        """Close the connections to the web service."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _post(self, rule: HttpCallout, node_id: NodeId) -> bool:
+        httpx = import_extra("httpx", "access.http")
+        if self._client is None:
+            # What is set in the environment for the programs of a person is not for a server.
+            self._client = httpx.AsyncClient(timeout=CALLOUT_TIMEOUT, trust_env=False)
+        headers = {_NODE_ID_HEADER: str(node_id), "Accept-Encoding": "identity"}
+        if rule.bearer_token is not None:
+            headers["Authorization"] = f"Bearer {rule.bearer_token}"
+        try:
+            async with self._client.stream("POST", rule.url, headers=headers) as response:
+                return response.status_code == HTTPStatus.OK and await _says_yes(response)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            logger.warning("cannot ask %s: %s", rule.url, str(error) or type(error).__name__)
+            return False
+
+
+async def _says_yes(response: httpx.Response) -> bool:
+    body = b""
+    async for chunk in response.aiter_bytes():
+        # To the end, however long: the time is limited, and trio wants iterators to be exhausted.
+        body = (body + chunk)[: len(_YES) + 1]
+    return body == _YES
+
+
+def _is_one_of(token: str, tokens: tuple[str, ...]) -> bool:
+    """Compare with all of them, in a time that tells nothing of what they have in common."""
+    shown = token.encode()
+    found = False
+    for known in tokens:
+        found |= hmac.compare_digest(shown, known.encode())
+    return found

@@ -1,0 +1,306 @@
+"""Reads the settings of a DERP server from TOML with the names of iroh-relay 1.x.
+
+A file written for iroh-relay works. What iroh-relay does not have stands in a table of its own,
+``[derper]``. Nothing is ignored in silence: an unknown key or an impossible value is an error, and
+a key that means nothing here is told in ``notices``.
+
+Secrets in the environment go before those in the file::
+
+    IROH_RELAY_HTTP_BEARER_TOKEN   access.http.bearer_token
+    IROH_RELAY_ACCESS_TOKEN        the one token of access.shared_token
+    IROH_DERPER_SECRET_KEY         secret_key
+
+Source: iroh v1.0.3 ``iroh-relay/src/main.rs``; v0.35.0 for ``enable_stun`` and
+``stun_bind_addr``, v0.27.0 for ``secret_key``.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from iroh_anyio.derper.access import (
+    AccessRule,
+    Allowlist,
+    Denylist,
+    Everyone,
+    HttpCallout,
+    SharedTokens,
+)
+from iroh_anyio.derper.config import (
+    DEV_PORT,
+    DRAIN_TIME,
+    HTTP_PORT,
+    HTTPS_PORT,
+    MAX_CONNECTIONS,
+    METRICS_PORT,
+    DerperConfig,
+    TlsConfig,
+)
+from iroh_anyio.derper.toml_table import ConfigError, TomlTable
+from iroh_proto.address import UdpAddress
+from iroh_proto.derp.map import QUIC_PORT, STUN_PORT
+from iroh_proto.derp.rate import AcceptLimit, RateLimit
+from iroh_proto.errors import DecodeError
+from iroh_proto.key import NodeId, SecretKey
+
+T = TypeVar("T")
+
+BEARER_TOKEN_VARIABLE = "IROH_RELAY_HTTP_BEARER_TOKEN"
+ACCESS_TOKEN_VARIABLE = "IROH_RELAY_ACCESS_TOKEN"
+SECRET_KEY_VARIABLE = "IROH_DERPER_SECRET_KEY"
+
+FILE_SIZE_LIMIT = 8 * 1024 * 1024
+"""Bytes of a file that are read, enough for a list of 100,000 node ids."""
+
+ACCESS_KINDS = ("allowlist", "denylist", "http", "shared_token")
+LISTEN_DIALECTS = ("v2", "v3")
+CERT_MODES = ("Manual", "Reloading", "LetsEncrypt")
+
+RATE_LIMIT = 2**32 - 1  # upstream's type
+CONNECTIONS_LIMIT = 2**20
+DRAIN_LIMIT = 3600.0
+
+NO_LETS_ENCRYPT = (
+    "certificates from Let's Encrypt are left to certbot or caddy: have one of them write the "
+    'files and say cert_mode = "Reloading", manual_cert_path and manual_key_path'
+)
+
+
+def load_config(
+    path: Path, *, dev: bool = False, environ: Mapping[str, str] | None = None
+) -> DerperConfig:
+    """Read a file.
+
+    :param dev: serve plain HTTP alone, on port 3340 unless the file says another.
+    :param environ: the environment, for the secrets in it.
+    :raises ConfigError: if the file cannot be used; the message begins with its path.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_SIZE_LIMIT + 1)
+        if len(data) > FILE_SIZE_LIMIT:
+            raise ConfigError(f"more than {FILE_SIZE_LIMIT} bytes")
+        return parse_config(data.decode("utf-8"), dev=dev, environ=environ)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not TOML: not UTF-8") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_config(
+    text: str, *, dev: bool = False, environ: Mapping[str, str] | None = None
+) -> DerperConfig:
+    """Read the text of a file, as :func:`load_config` does.
+
+    :raises ConfigError: if it is not TOML, or a key or value in it is wrong.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}") from None
+    return _Reader(TomlTable(values), environ or {}, dev=dev).read()
+
+
+class _Reader:
+    """Reads one file, a table at a time."""
+
+    def __init__(self, root: TomlTable, environ: Mapping[str, str], *, dev: bool) -> None:
+        self._root = root
+        self._environ = environ
+        self._dev = dev
+        self._notices: list[str] = []
+
+    def read(self) -> DerperConfig:
+        root = self._root
+        http = root.address("http_bind_addr")
+        http = http or UdpAddress("::", DEV_PORT if self._dev else HTTP_PORT)
+        tls = self._read_tls(http)
+        rate_limit, accept_limit = self._read_limits()
+        own = root.table("derper") or TomlTable({}, "derper")
+        if root.integer("key_cache_capacity", least=1, most=2**63 - 1) is not None:
+            self._note(root, "key_cache_capacity", "keys are cached within a limit of their own")
+        config = DerperConfig(
+            enable_relay=_or(root.flag("enable_relay"), True),
+            http_bind_addr=http,
+            tls=tls,
+            stun_bind_addr=self._read_service("enable_stun", "stun_bind_addr", http, STUN_PORT),
+            metrics_bind_addr=self._read_service(
+                "enable_metrics", "metrics_bind_addr", http, METRICS_PORT
+            ),
+            rate_limit=rate_limit,
+            accept_limit=accept_limit,
+            access=self._read_access(),
+            secret_key=self._read_secret_key(),
+            max_connections=_or(
+                own.integer("max_connections", least=1, most=CONNECTIONS_LIMIT), MAX_CONNECTIONS
+            ),
+            drain_time=_or(own.number("drain_time", above=0, most=DRAIN_LIMIT), DRAIN_TIME),
+            listen_dialect=own.choice("listen_dialect", LISTEN_DIALECTS),
+            notices=tuple(self._notices),
+        )
+        own.finish()
+        root.finish()
+        _check_ports(config)
+        return config
+
+    def _read_service(
+        self, switch: str, key: str, http: UdpAddress, port: int
+    ) -> UdpAddress | None:
+        """Read where a service is bound that is on unless it is switched off."""
+        address = self._root.address(key) or http._replace(port=port)
+        return address if _or(self._root.flag(switch), True) else None
+
+    def _read_tls(self, http: UdpAddress) -> TlsConfig | None:
+        table = self._root.table("tls")
+        wants_quic = _or(self._root.flag("enable_quic_addr_discovery"), False)
+        if table is None:
+            if wants_quic:
+                raise self._root.error("enable_quic_addr_discovery", "needs the table tls")
+            return None
+        mode = table.choice("cert_mode", CERT_MODES)
+        if mode is None:
+            raise table.error("cert_mode", 'missing: "Manual" or "Reloading"')
+        if mode == "LetsEncrypt":
+            raise table.error("cert_mode", NO_LETS_ENCRYPT)
+        for key, value in (
+            ("prod_tls", table.flag("prod_tls")),
+            ("contact", table.text("contact")),
+        ):
+            if value is not None:
+                self._note(table, key, "it is for Let's Encrypt")
+        https = table.address("https_bind_addr") or http._replace(port=HTTPS_PORT)
+        quic = table.address("quic_bind_addr") or https._replace(port=QUIC_PORT)
+        folder = Path(table.text("cert_dir") or ".")
+        certificate, key_file = table.text("manual_cert_path"), table.text("manual_key_path")
+        http_only = _or(table.flag("dangerous_http_only"), False)
+        tls = TlsConfig(
+            https_bind_addr=None if http_only or self._dev else https,
+            quic_bind_addr=quic if wants_quic else None,
+            hostnames=tuple(table.texts("hostname", single=True) or ()),
+            certificate_path=Path(certificate) if certificate else folder / "default.crt",
+            key_path=Path(key_file) if key_file else folder / "default.key",
+        )
+        table.finish()
+        return tls
+
+    def _read_limits(self) -> tuple[RateLimit | None, AcceptLimit | None]:
+        limits = self._root.table("limits") or TomlTable({}, "limits")
+        client = limits.table("client") or TomlTable({}, "limits.client")
+        rx = client.table("rx") or TomlTable({}, "limits.client.rx")
+        rate = rx.integer("bytes_per_second", least=1, most=RATE_LIMIT)
+        burst = rx.integer("max_burst_bytes", least=1, most=RATE_LIMIT)
+        accepts = limits.number("accept_conn_limit", above=0, most=RATE_LIMIT)
+        accept_burst = limits.integer("accept_conn_burst", least=1, most=RATE_LIMIT)
+        if burst is not None and rate is None:
+            raise rx.error("max_burst_bytes", "needs bytes_per_second beside it")
+        if accept_burst is not None and accepts is None:
+            raise limits.error("accept_conn_burst", "needs accept_conn_limit beside it")
+        for table in (rx, client, limits):
+            table.finish()
+        return (
+            None if rate is None else RateLimit(rate, burst),
+            None if accepts is None else AcceptLimit(accepts, accept_burst or math.ceil(accepts)),
+        )
+
+    def _read_access(self) -> AccessRule:
+        if self._root.is_text("access"):
+            self._root.choice("access", ("everyone",))
+            return Everyone()
+        table = self._root.table("access")
+        if table is None:
+            return Everyone()
+        kinds = [kind for kind in ACCESS_KINDS if kind in table]
+        allowlist, denylist = _read_ids(table, "allowlist"), _read_ids(table, "denylist")
+        tokens, http = table.texts("shared_token"), table.table("http")
+        callout = None if http is None else self._read_callout(http)
+        table.finish()
+        if len(kinds) != 1:
+            raise self._root.error("access", f'"everyone" or one of {", ".join(ACCESS_KINDS)}')
+        if allowlist is not None:
+            return Allowlist(allowlist)
+        if denylist is not None:
+            return Denylist(denylist)
+        if callout is not None:
+            return callout
+        if token := self._environ.get(ACCESS_TOKEN_VARIABLE):
+            return SharedTokens((token,))
+        if not tokens:
+            raise table.error("shared_token", "a list of strings, none of them empty")
+        return SharedTokens(tuple(tokens))
+
+    def _read_callout(self, table: TomlTable) -> HttpCallout:
+        url = table.parsed("url", _parse_url)
+        if url is None:
+            raise table.error("url", "missing: where to ask whether a node may relay")
+        token = table.secret("bearer_token")
+        table.finish()
+        return HttpCallout(url, self._environ.get(BEARER_TOKEN_VARIABLE) or token)
+
+    def _read_secret_key(self) -> SecretKey | None:
+        text = self._root.secret("secret_key")
+        name = self._root.name("secret_key")
+        if SECRET_KEY_VARIABLE in self._environ:
+            text, name = self._environ[SECRET_KEY_VARIABLE], SECRET_KEY_VARIABLE
+        if text is None:
+            return None
+        try:
+            return SecretKey.from_str(text)
+        except DecodeError as error:
+            raise ConfigError(f"{name}: {error}") from None
+
+    def _note(self, table: TomlTable, key: str, why: str) -> None:
+        self._notices.append(f"{table.name(key)} has no effect: {why}")
+
+
+def _read_ids(table: TomlTable, key: str) -> frozenset[NodeId] | None:
+    texts = table.texts(key)
+    if texts is None:
+        return None
+    ids = set()
+    for text in texts:
+        try:
+            ids.add(NodeId.from_str(text))
+        except DecodeError as error:
+            raise table.error(key, f"{text!r}: {error}") from None
+    return frozenset(ids)
+
+
+def _parse_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
+        raise DecodeError(f"a URL such as https://example.com/allowed, not {text!r}")
+    return text
+
+
+def _check_ports(config: DerperConfig) -> None:
+    """Refuse two services on one port, where the second would find it taken."""
+    taken: dict[tuple[str, UdpAddress], str] = {}
+    tls = config.tls
+    services = [
+        ("TCP", "http_bind_addr", config.http_bind_addr),
+        ("TCP", "tls.https_bind_addr", None if tls is None else tls.https_bind_addr),
+        ("TCP", "metrics_bind_addr", config.metrics_bind_addr),
+        ("UDP", "stun_bind_addr", config.stun_bind_addr),
+        ("UDP", "tls.quic_bind_addr", None if tls is None else tls.quic_bind_addr),
+    ]
+    for protocol, key, address in services:
+        if address is None or address.port == 0:
+            continue
+        other = taken.setdefault((protocol, address), key)
+        if other != key:
+            raise ConfigError(f"{key}: {address} is taken by {other}")
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
