@@ -9,7 +9,8 @@ v2, one that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpCl
 when the connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
 
 What keeps a connection alive, by dialect: from v3 on the client pings after 15 s of silence and
-wants the pong in 5 s, on v2 it gives up after 120 s without a frame. Pings are answered on all.
+wants the pong in 5 s, on v2 and Tailscale's it gives up after 120 s without a frame. Pings are
+answered on all.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs``, v0.35.0
 ``iroh/src/magicsock/relay_actor.rs`` and ``iroh-relay/src/ping_tracker.rs``.
@@ -24,11 +25,11 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from iroh_proto.address import DerpUrl
-from iroh_proto.derp.approach import Approach, first_approach, next_approach
+from iroh_proto.derp.approach import SUBPROTOCOLS, Approach, first_approach, next_approach
 from iroh_proto.derp.codec import FrameCodec
+from iroh_proto.derp.curve_frames import CurvePeerGone, CurvePeerPresent, CurveRecvPacket
 from iroh_proto.derp.datagram_frames import RecvDatagram, RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect
-from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpClientEvent,
@@ -52,18 +53,20 @@ from iroh_proto.derp.frames import (
     RecvPacket,
     Restarting,
     Status,
+    UnknownFrame,
     pack_datagrams,
     packed_size,
     split_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
 from iroh_proto.derp.inbox import Inbox
+from iroh_proto.derp.node_names import NodeNames
 from iroh_proto.derp.ping_tracker import PingTracker
 from iroh_proto.derp.rate import TokenBucket
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.upgrade import ClientUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
+from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.timers import LatestTime, earliest
 
 CONNECT_TIMEOUT = 10.0
@@ -88,6 +91,8 @@ class DerpClient:
     :param approach: how to begin, when an earlier connection has shown that; by default what
         ``url`` and ``dialect`` make likely.
     :param token: what to show to a server that lets in none without one.
+    :param names: the nodes that other connections of this side know by their X25519 keys, to be
+        shared with this one.
     :raises LocalProtocolError: if there is no such dialect.
     """
 
@@ -100,15 +105,18 @@ class DerpClient:
         dialect: str | None = None,
         approach: Approach | None = None,
         token: str | None = None,
+        names: NodeNames | None = None,
     ) -> None:
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
+        self._names = NodeNames() if names is None else names
         self._approach = approach or first_approach(url, dialect, has_token=token is not None)
         self._upgrade = ClientUpgrade(
             url=url,
             path=self._approach.path,
             form=self._approach.form,
+            upgrade=self._approach.upgrade,
             rng=rng,
             subprotocols=self._approach.subprotocols,
             token=token,
@@ -118,6 +126,7 @@ class DerpClient:
         self._codec: FrameCodec | None = None
         self._handshake: ClientHandshake | None = None
         self._bucket: TokenBucket | None = None
+        self._packet_overhead = 0
         self._is_preferred = False
         self._time = LatestTime()
         self._connect_deadline: float | None = None
@@ -184,6 +193,10 @@ class DerpClient:
             return
         if self._state != "connected" or self._codec is None:
             raise LocalProtocolError("datagrams may be sent once the client is connected")
+        if self._dialect is not None and self._dialect.has_curve_keys:
+            self._names.want(dst)
+            if self._bucket is not None:  # which counts each packet, and each holds one datagram
+                payloads = [payload for one in datagrams for payload in pack_datagrams([one])]
         for payload in payloads:
             if self._is_too_fast(payload, now):
                 continue
@@ -304,9 +317,11 @@ class DerpClient:
         chosen = self._upgrade.subprotocol
         if chosen is not None:
             self._speak(SUBPROTOCOLS[chosen], now)
+        elif wanted is None and self._upgrade.names_derp_key:
+            self._speak("tailscale", now)
         elif self._approach.form == "websocket" and wanted in (None, "v3"):
             self._speak("v3", now)
-        elif wanted in SUBPROTOCOLS.values():
+        elif self._approach.subprotocols:
             self._lose("the server chose no websocket subprotocol")
         elif wanted is None:
             self._state = "listening"
@@ -319,12 +334,15 @@ class DerpClient:
         self._listen_deadline = None
         self._dialect = dialect = DIALECTS[name]
         self._codec = dialect.client_codec(self._approach.form, rng=self._rng)
-        self._handshake = dialect.client_handshake(secret_key=self._secret_key, rng=self._rng)
+        self._handshake = self._new_handshake(dialect)
         self._state = "handshaking"
         for frame in self._handshake.begin():
             self._send(frame)
         if self._handshake.is_done:
             self._connect(self._handshake, now)
+
+    def _new_handshake(self, dialect: Dialect) -> ClientHandshake:
+        return dialect.client_handshake(secret_key=self._secret_key, rng=self._rng)
 
     def _connect(self, handshake: ClientHandshake, now: float) -> None:
         assert self._dialect is not None
@@ -332,6 +350,7 @@ class DerpClient:
         self._connect_deadline = None
         self._tracker = PingTracker(self._dialect, now=now)
         if (rate := handshake.send_rate) is not None:
+            self._packet_overhead = rate.overhead
             self._bucket = TokenBucket(
                 per_second=rate.bytes_per_second, limit=rate.burst_bytes, now=now
             )
@@ -381,7 +400,9 @@ class DerpClient:
         match frame:
             case RecvDatagram() | RecvDatagramBatch():
                 self._inbox.put(frame.src, frame.datagrams())
-            case KeepAlive():
+            case CurveRecvPacket():
+                self._receive_datagram(frame)
+            case KeepAlive() | UnknownFrame() | CurvePeerPresent():
                 pass
             case Ping():
                 self._send(Pong(frame.data))
@@ -391,8 +412,10 @@ class DerpClient:
                     self._has_ponged = True
                     self._events.append(PongReceived(latency=latency))
             case PeerGoneFrame():
-                self._inbox.forget(frame.node_id)
-                self._events.append(PeerGone(node_id=frame.node_id))
+                self._forget_peer(frame.node_id)
+            case CurvePeerGone():
+                if (node_id := self._names.find(frame.key)) is not None:
+                    self._forget_peer(node_id)
             case Health():
                 problem = "" if frame.problem == RECOVERED else frame.problem
                 self._events.append(HealthReported(problem=problem))
@@ -407,6 +430,17 @@ class DerpClient:
                 )
             case _:
                 self._lose(f"a server does not send {type(frame).__name__} to a client")
+
+    def _receive_datagram(self, packet: CurveRecvPacket) -> None:
+        node_id = self._names.sender(packet.src, packet.payload)
+        if node_id is None:
+            self._stats.strangers_dropped += 1
+        else:
+            self._inbox.put(node_id, [packet.payload])
+
+    def _forget_peer(self, node_id: NodeId) -> None:
+        self._inbox.forget(node_id)
+        self._events.append(PeerGone(node_id=node_id))
 
     def _check_pulse(self, tracker: PingTracker, now: float) -> None:
         fault = tracker.find_fault(now)
@@ -425,7 +459,8 @@ class DerpClient:
             self._send(NotePreferred(preferred))
 
     def _is_too_fast(self, payload: bytes, now: float) -> bool:
-        if self._bucket is None or self._bucket.take(KEY_SIZE + len(payload), now=now):
+        cost = self._packet_overhead + len(payload)
+        if self._bucket is None or self._bucket.take(cost, now=now):
             return False
         self._stats.datagrams_unsent += len(split_datagrams(payload))
         return True

@@ -15,15 +15,16 @@ Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from iroh_proto.derp.frames import (
     HEADER,
     KEYED_HEADER,
     PACKET_LIMIT,
     RELAYED_PACKET,
+    SENT_PACKET,
     Frame,
     FrameTable,
     PacketGroups,
@@ -67,7 +68,7 @@ class FrameCodec(Protocol):
         For a handshake, behind which frames are received in another way.
         """
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server.
 
         Groups stand where their packets stood among the other frames, ready to be relayed as
@@ -105,15 +106,27 @@ class FramedCodec:
     Bytes of an unfinished frame are kept, never more than the table allows for that frame.
     """
 
-    __slots__ = ("_is_server", "_partial", "_receives", "_sends", "_table", "_wanted", "error")
+    __slots__ = (
+        "_heeded",
+        "_is_server",
+        "_partial",
+        "_receives",
+        "_sends",
+        "_table",
+        "_wanted",
+        "error",
+    )
 
     is_closed = False
+    _sent: Callable[[Any, bytes], Frame] = SendPacket
+    _relayed: Callable[[Any, bytes], Frame] = RecvPacket
+    _key_of: Callable[[bytes], Any] = staticmethod(node_id_of)
 
     def __init__(self, table: FrameTable, *, is_server: bool) -> None:
-        self._table = table
+        self._table = self._heeded = table
         self._is_server = is_server
-        self._receives = table.number_of(SendPacket if is_server else RecvPacket)
-        self._sends = table.number_of(RecvPacket if is_server else SendPacket)
+        self._receives = SENT_PACKET if is_server else RELAYED_PACKET
+        self._sends = RELAYED_PACKET if is_server else SENT_PACKET
         self._partial = bytearray()
         self._wanted = HEADER.size  # bytes that must be there before another look is worth it
         self.error: DecodeError | None = None
@@ -121,7 +134,8 @@ class FramedCodec:
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames: list[Frame] = []
-        packet = SendPacket if self._is_server else RecvPacket
+        packet = self._sent if self._is_server else self._relayed
+        key_of = self._key_of
         append, unpack, receives = frames.append, KEYED_HEADER.unpack_from, self._receives
         whole = self._whole(data)
         offset, end = 0, len(whole)
@@ -133,7 +147,7 @@ class FramedCodec:
                     stop = offset + 5 + length
                     if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
                         break
-                    append(packet(node_id_of(key), whole[offset + 37 : stop]))
+                    append(packet(key_of(key), whole[offset + 37 : stop]))
                     offset = stop
                 if (other := self._other(whole, offset)) is None:
                     break
@@ -160,7 +174,7 @@ class FramedCodec:
         self._keep(whole, one[1])
         return one[0]
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
@@ -192,7 +206,7 @@ class FramedCodec:
         number, body = self._table.number_and_body(frame)
         return HEADER.pack(number, len(body)) + body
 
-    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+    def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         parts: list[bytes] = []
         append = parts.append
@@ -234,7 +248,7 @@ class FramedCodec:
         return whole
 
     def _group(
-        self, whole: bytes, start: int, source: NodeId, groups: dict[bytes, PacketParts]
+        self, whole: bytes, start: int, source: bytes, groups: dict[bytes, PacketParts]
     ) -> int:
         """Take the packets from ``start`` on into groups; return where the first other frame is.
 
@@ -284,7 +298,7 @@ class FramedCodec:
         if start > len(whole):
             return None
         number, length = HEADER.unpack_from(whole, offset)
-        decode_body = self._table.decoder(number, length)
+        decode_body = self._heeded.decoder(number, length)
         stop = start + length
         if stop > len(whole):
             self._wanted = stop - offset
@@ -341,7 +355,7 @@ class WebsocketCodec:
             self.error = error
         return None
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
         frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
@@ -369,7 +383,7 @@ class WebsocketCodec:
         """
         return self._messages.build(self._table.encode_message(frame))
 
-    def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+    def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
         """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
         start = bytes((self._sends,)) + node_id
         return b"".join(self._messages.build(start + payload) for payload in payloads)

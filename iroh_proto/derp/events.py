@@ -99,6 +99,7 @@ class DerpClientStats:
         waited when the connection was lost.
     :ivar payloads_cut_short: payloads whose last datagram was not whole.
     :ivar payloads_dropped: received payloads that the owner did not take in time.
+    :ivar strangers_dropped: datagrams from keys of which it is not known whose they are.
     :ivar replies_dropped: answers not sent because too many were waiting.
     """
 
@@ -108,4 +109,5 @@ class DerpClientStats:
     packets_dropped: int = 0
     payloads_cut_short: int = 0
     payloads_dropped: int = 0
+    strangers_dropped: int = 0
     replies_dropped: int = 0

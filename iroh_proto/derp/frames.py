@@ -27,7 +27,10 @@ PACKET_LIMIT = 65_536
 PACKED_LIMIT = PACKET_LIMIT - KEY_SIZE
 """Most bytes that iroh packs into one payload, prefixes included: it counts the key as well."""
 
-DATAGRAM_LIMIT = PACKED_LIMIT - 2
+LENGTH_PREFIX_SIZE = 2
+"""Bytes of the length before each datagram in a payload."""
+
+DATAGRAM_LIMIT = PACKED_LIMIT - LENGTH_PREFIX_SIZE
 """Most bytes in one relayed datagram, which is packed behind its two-byte length."""
 
 FRAME_LIMIT = 1_048_576
@@ -45,6 +48,9 @@ HEADER = Struct(">BI")
 
 KEYED_HEADER = Struct(">BI32s")
 """The header of a frame whose body begins with a node id, together with that id."""
+
+SENT_PACKET = 4
+"""The number of SendPacket, in every dialect that has it."""
 
 RELAYED_PACKET = 5
 """The number of RecvPacket, in every dialect that has it."""
@@ -143,6 +149,13 @@ class PacketGroups:
 
 
 @dataclass(slots=True)
+class UnknownFrame(Frame):
+    """A frame that was skipped, in a dialect where those that one does not know are."""
+
+    number: int
+
+
+@dataclass(slots=True)
 class KeepAlive(Frame):
     """Server to client: the connection lives. Empty body."""
 
@@ -166,6 +179,11 @@ class NotePreferred(Frame):
         if body not in (b"\x00", b"\x01"):
             raise DecodeError(f"NotePreferred says 0 or 1, not {body.hex()}")
         return cls(body == b"\x01")
+
+
+@dataclass(slots=True)
+class WatchConns(Frame):
+    """Mesh member to server: tell who comes and goes. Empty body."""
 
 
 @dataclass(slots=True)
@@ -283,19 +301,27 @@ class Restarting(Frame):
 
 
 class SendRate(NamedTuple):
-    """How fast a server wants a client to send, counting keys and payloads of packets."""
+    """How fast a server wants a client to send.
+
+    :ivar overhead: bytes that each packet counts beside its payload of packed datagrams: the key.
+    """
 
     bytes_per_second: int
     burst_bytes: int
+    overhead: int = KEY_SIZE
 
 
 class FrameRule(NamedTuple):
-    """One row of a dialect's table: the number of a frame and the lengths its body may have."""
+    """One row of a dialect's table: the number of a frame and the lengths its body may have.
+
+    :ivar decode: what reads the body, if the dialect is more lenient than the frame itself.
+    """
 
     number: int
     frame: type[Frame]
     shortest: int
     longest: int
+    decode: Callable[[bytes], Frame] | None = None
 
 
 class FrameTable:
@@ -348,7 +374,12 @@ class FrameTable:
         if not rule.shortest <= length <= rule.longest:
             name = rule.frame.__name__
             raise DecodeError(f"{name} has {rule.shortest} to {rule.longest} bytes, not {length}")
-        return rule.frame.decode_body
+        return rule.decode or rule.frame.decode_body
+
+    def shortest(self, number: int) -> int | None:
+        """Return the fewest bytes of a body with this number; ``None`` if the dialect lacks it."""
+        rule = self._rules.get(number)
+        return None if rule is None else rule.shortest
 
     def number_and_body(self, frame: Frame) -> tuple[int, bytes]:
         """Return the number and the body that ``frame`` has in this dialect.
@@ -397,11 +428,11 @@ def pack_datagrams(datagrams: Sequence[bytes]) -> list[bytes]:
         length = len(datagram)
         if length > DATAGRAM_LIMIT:
             raise LocalProtocolError(f"a relayed datagram has at most {DATAGRAM_LIMIT} bytes")
-        size += _LENGTH_PREFIX.size + length
+        size += LENGTH_PREFIX_SIZE + length
         if size > PACKED_LIMIT:
             payloads.append(b"".join(parts))
             parts.clear()
-            size = _LENGTH_PREFIX.size + length
+            size = LENGTH_PREFIX_SIZE + length
         parts.append(_LENGTH_PREFIX.pack(length))
         parts.append(datagram)
     if parts:
@@ -412,27 +443,27 @@ def pack_datagrams(datagrams: Sequence[bytes]) -> list[bytes]:
 def split_datagrams(payload: bytes) -> list[bytes]:
     """Return the datagrams in a payload; a datagram that is cut short at the end is left out."""
     size = len(payload)
-    if size < _LENGTH_PREFIX.size:
+    if size < LENGTH_PREFIX_SIZE:
         return []
     length = _LENGTH_PREFIX.unpack_from(payload)[0]
-    if length + _LENGTH_PREFIX.size == size:  # most payloads carry one
-        return [payload[_LENGTH_PREFIX.size :]]
+    if length + LENGTH_PREFIX_SIZE == size:  # most payloads carry one
+        return [payload[LENGTH_PREFIX_SIZE:]]
     datagrams: list[bytes] = []
-    start = _LENGTH_PREFIX.size
+    start = LENGTH_PREFIX_SIZE
     while start + length <= size:
         datagrams.append(payload[start : start + length])
-        start += length + _LENGTH_PREFIX.size
+        start += length + LENGTH_PREFIX_SIZE
         if start > size:
             break
-        length = _LENGTH_PREFIX.unpack_from(payload, start - _LENGTH_PREFIX.size)[0]
+        length = _LENGTH_PREFIX.unpack_from(payload, start - LENGTH_PREFIX_SIZE)[0]
     return datagrams
 
 
 def packed_size(datagrams: Sequence[bytes]) -> int:
     """Return the bytes that these datagrams take in a payload."""
     if len(datagrams) == 1:
-        return _LENGTH_PREFIX.size + len(datagrams[0])
-    return sum(map(len, datagrams)) + _LENGTH_PREFIX.size * len(datagrams)
+        return LENGTH_PREFIX_SIZE + len(datagrams[0])
+    return sum(map(len, datagrams)) + LENGTH_PREFIX_SIZE * len(datagrams)
 
 
 @lru_cache(maxsize=CHECKED_KEYS_LIMIT)

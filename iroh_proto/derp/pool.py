@@ -27,6 +27,7 @@ from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach, first_approach
 from iroh_proto.derp.frames import DATAGRAM_LIMIT
 from iroh_proto.derp.map import DerpMap
+from iroh_proto.derp.node_names import NodeNames
 from iroh_proto.derp.pool_events import (
     DerpDatagrams,
     DerpPeerGone,
@@ -95,6 +96,7 @@ class DerpPool:
         self._secret_key = secret_key
         self._map = derp_map
         self._rng = rng
+        self._names = NodeNames()
         self._time = LatestTime()
         self._is_started = False
         self._is_closed = False
@@ -330,6 +332,7 @@ class DerpPool:
                 approach=self._approaches.get(url),
                 secret_key=self._secret_key,
                 rng=self._rng,
+                names=self._names,
                 events=self._events,
                 received=self._received,
                 stats=self._stats,

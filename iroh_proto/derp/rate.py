@@ -1,10 +1,11 @@
 """Limits on how much comes in: token buckets, for both sides of a DERP connection.
 
-A client keeps to the rate that a v2 server asks for by dropping packets. A server has other means:
-what a client sends over its :class:`RateLimit` is left unread for a while, which loses nothing, and
-connections over the :class:`AcceptLimit` are closed at once.
+A client keeps to the rate that a server of v2 or Tailscale's asks for by dropping packets. A server
+has other means: what a client sends over its :class:`RateLimit` is left unread for a while, which
+loses nothing, and connections over the :class:`AcceptLimit` are closed at once.
 
-Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs`` (``RateLimiter``), v1.0.3
+Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs`` (``RateLimiter``), Tailscale
+``derp/derp_client.go`` (``setSendRateLimiter``), v1.0.3
 ``iroh-relay/src/server/streams.rs`` (``RateLimited``).
 """
 

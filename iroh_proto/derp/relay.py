@@ -3,10 +3,12 @@
 The host accepts TCP connections (and completes TLS on them), gives each a number with
 :meth:`DerpServer.accept_tcp`, and carries bytes both ways. Every generation of clients is served
 on the same port, and packets pass between all of them: up to v3 unchanged, from and to later ones
-in the form of the receiver (:mod:`iroh_proto.derp.segments`).
+in the form of the receiver (:mod:`iroh_proto.derp.segments`). Servers with one mesh key serve their
+clients together (:mod:`iroh_proto.derp.mesh`).
 
 Of two clients with one key the newer gets what is sent to their node. The older is closed up to v3;
-of later generations it stays, is told, and takes its place again when the newer leaves.
+of later generations it stays, is told, and takes its place again when the newer leaves. Of clients
+of Tailscale's dialect it stays as well, and takes its place again when it sends something.
 
 A client that reads slowly loses the oldest packets that wait for it, and only those. One that
 stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
@@ -21,11 +23,15 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from iroh_proto.derp.access import check_reason
-from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS
+from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
+from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, ClientKey
+from iroh_proto.derp.mesh import MeshServer
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import AcceptLimit, RateLimit, TokenBucket
 from iroh_proto.derp.relay_events import (
     AccessRequested,
@@ -34,6 +40,7 @@ from iroh_proto.derp.relay_events import (
     DerpServerEvent,
     DerpServerStats,
 )
+from iroh_proto.derp.relay_mesh import RelayMesh
 from iroh_proto.derp.router import DerpRouter
 from iroh_proto.derp.server import DerpServerConnection
 from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, KeyProven
@@ -77,15 +84,19 @@ class DerpServer:
     or it is not; a :class:`TcpCloseRequested` says that what is left then is the last. Do not read
     from a connection between a :class:`TcpPauseRequested` and its :class:`TcpResumeRequested`.
 
-    :param secret_key: the server's own identity, shown to v2 clients only.
+    :param secret_key: the server's own identity, shown to clients of v2 and of Tailscale's dialect,
+        and to other servers of the mesh.
     :param connections_limit: connections beyond these are closed at once.
     :param accept_limit: how fast connections may come; those beyond are closed at once.
     :param rate_limit: how fast each client may send.
     :param asks_access: whether each client that has proven its key is let in only by
         :meth:`complete_access`, the answer to :class:`AccessRequested`.
+    :param mesh_key: what makes a client a server of the same mesh. Without it there is none.
+    :param mesh_servers: the other servers of the mesh. It is for the host to :meth:`start` then,
+        and to make the TCP connections that are asked for; their numbers are negative.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
-    :raises LocalProtocolError: if there is no such framed dialect.
+    :raises LocalProtocolError: if there is no such framed dialect, or the mesh cannot be.
     """
 
     def __init__(
@@ -97,6 +108,8 @@ class DerpServer:
         accept_limit: AcceptLimit | None = None,
         rate_limit: RateLimit | None = None,
         asks_access: bool = False,
+        mesh_key: MeshKey | None = None,
+        mesh_servers: Sequence[MeshServer] = (),
         listen_dialect: str | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -114,6 +127,15 @@ class DerpServer:
         self._drain_deadline: float | None = None
         self._router = DerpRouter()
         self._connections: dict[int, DerpServerConnection] = {}
+        self._mesh_key = mesh_key
+        self._mesh = RelayMesh(
+            router=self._router,
+            connections=self._connections,
+            servers=mesh_servers,
+            mesh_key=mesh_key,
+            secret_key=secret_key,
+            rng=rng,
+        )
         self._strangers: dict[int, None] = {}
         # Connections that the host was asked not to read from.
         self._paused: set[int] = set()
@@ -140,19 +162,40 @@ class DerpServer:
             self._stats,
             connections=replace(self._stats.connections),
             router=self._router.stats,
+            mesh=self._mesh.stats,
         )
 
     @property
-    def clients(self) -> list[NodeId]:
-        """The nodes that are connected."""
+    def clients(self) -> list[ClientKey]:
+        """The nodes that are connected, and the keys of clients of Tailscale's dialect."""
         return self._router.node_ids
 
-    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
-        """Take a new connection under a number that was never used before.
+    def start(self, *, now: float) -> None:
+        """Dial the other servers of the mesh. Without a mesh there is nothing to start.
 
-        :raises LocalProtocolError: if the number is in use.
+        :raises LocalProtocolError: if it was started before.
         """
         now = self._time.advance(now)
+        self._mesh.start(now=now)
+        self._settle_mesh(now)
+
+    def complete_tcp(self, tcp_id: int, *, error: str | None = None, now: float) -> None:
+        """Say that a connection to another server stands, or with ``error`` why it does not.
+
+        :raises LocalProtocolError: if it was not asked for, or is complete already.
+        """
+        now = self._time.advance(now)
+        self._mesh.complete_tcp(tcp_id, error=error, now=now)
+        self._settle_mesh(now)
+
+    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
+        """Take a new connection under a number from 0 on that was never used before.
+
+        :raises LocalProtocolError: if the number is in use, or negative.
+        """
+        now = self._time.advance(now)
+        if tcp_id < 0:
+            raise LocalProtocolError("negative numbers are for connections that were asked for")
         if tcp_id in self._connections or tcp_id in self._closing:
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
         if not self._may_accept(now):
@@ -168,6 +211,7 @@ class DerpServer:
             listen_dialect=self._listen_dialect,
             asks_access=self._asks_access,
             rate_limit=self._rate_limit,
+            mesh_key=self._mesh_key,
             stats=self._stats.connections,
         )
         connection.start(now=now)
@@ -178,6 +222,10 @@ class DerpServer:
     def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a connection. Those of a closed one are ignored."""
         now = self._time.advance(now)
+        if tcp_id < 0:
+            self._mesh.receive_tcp_data(tcp_id, data, now=now)
+            self._settle_mesh(now)
+            return
         connection = self._connections.get(tcp_id)
         if connection is not None:
             connection.receive_data(data, now=now)
@@ -186,6 +234,10 @@ class DerpServer:
     def receive_tcp_eof(self, tcp_id: int, *, now: float) -> None:
         """Take the end of a connection, orderly or not. That of a closed one is ignored."""
         now = self._time.advance(now)
+        if tcp_id < 0:
+            self._mesh.receive_tcp_eof(tcp_id, now=now)
+            self._settle_mesh(now)
+            return
         connection = self._connections.get(tcp_id)
         if connection is not None:
             connection.receive_eof(now=now)
@@ -223,7 +275,7 @@ class DerpServer:
 
     def tcp_to_send(self) -> list[int]:
         """Return the connections that have bytes to write. Changes nothing."""
-        return list(self._unsent)
+        return [*self._unsent, *self._mesh.tcp_to_send()]
 
     def tcp_data_to_send(self, tcp_id: int) -> bytes:
         """Return bytes to write on one connection and forget them; empty when there are none.
@@ -231,7 +283,7 @@ class DerpServer:
         There may be more: about :data:`PULL_SIZE` are handed out at a time.
         """
         if tcp_id not in self._unsent:
-            return b""
+            return self._mesh.tcp_data_to_send(tcp_id)
         connection = self._connections.get(tcp_id) or self._closing[tcp_id]
         data = connection.data_to_send(PULL_SIZE)
         if connection.has_data_to_send:
@@ -277,6 +329,8 @@ class DerpServer:
         now = self._time.advance(now)
         self._accepts = False
         self._drain_deadline = None
+        self._mesh.close(now=now)
+        self._settle_mesh(now)
         for tcp_id, connection in list(self._connections.items()):
             # Nobody is told that others are gone: everybody is.
             self._router.disconnect(tcp_id)
@@ -291,6 +345,8 @@ class DerpServer:
             if connection is not None:
                 connection.handle_timer(now=now)
                 self._settle(tcp_id, connection, now)
+        self._mesh.handle_timer(now=now)
+        self._settle_mesh(now)
         while self._unsent:
             tcp_id, deadline = next(iter(self._unsent.items()))
             if deadline > now:
@@ -305,6 +361,7 @@ class DerpServer:
             self._timers.earliest(),
             next(iter(self._unsent.values()), None),
             self._drain_deadline,
+            self._mesh.get_timer(),
         )
 
     def next_event(self) -> DerpServerEvent | None:
@@ -322,11 +379,16 @@ class DerpServer:
                 case ConnectionLost():
                     # What the client sent before it was lost was sent.
                     self._route(tcp_id, connection, now)
+                    self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
                     self._disconnect(tcp_id, connection, event.error, now)
                     return
                 case _:
                     assert_never(event)
         self._route(tcp_id, connection, now)
+        self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
+        self._settle_mesh(now)
+        if tcp_id not in self._connections:
+            return  # it was another server, and asked for its own end
         self._note_output(tcp_id, connection, now)
         if connection.is_paused is not (tcp_id in self._paused):
             self._pass_on_pause(tcp_id, connection)
@@ -376,8 +438,13 @@ class DerpServer:
 
     def _connect(self, tcp_id: int, admitted: ClientAdmitted, now: float) -> None:
         del self._strangers[tcp_id]
-        waits = DIALECTS[admitted.dialect].standing(is_active=False) is not None
-        replaced = self._router.connect(tcp_id, admitted.node_id, waits=waits)
+        is_mesh_member = self._connections[tcp_id].is_mesh_member
+        replaced = self._router.connect(
+            tcp_id,
+            admitted.node_id,
+            waits=DIALECTS[admitted.dialect].older_waits,
+            flags=PRESENT_MESH_PEER if is_mesh_member else PRESENT_REGULAR,
+        )
         self._events.append(
             ClientConnected(tcp_id=tcp_id, node_id=admitted.node_id, dialect=admitted.dialect)
         )
@@ -388,6 +455,8 @@ class DerpServer:
             else:
                 older.close(now=now)
                 self._settle(replaced, older, now)
+        self._mesh.tell_watchers(now=now)
+        self._settle_mesh(now)
 
     def _tell_standing(self, tcp_id: int, now: float, *, is_active: bool) -> None:
         connection = self._connections[tcp_id]
@@ -402,6 +471,20 @@ class DerpServer:
             receiver = self._connections[target]
             receiver.send_packets(parts, now=now)
             self._note_output(target, receiver, now)
+        for missing in self._router.take_missing():
+            connection.send_not_here(missing, now=now)
+        self._mesh.forward(now=now)
+        self._mesh.tell_watchers(now=now)
+
+    def _settle_mesh(self, now: float) -> None:
+        """Pass on what the mesh brought out of connections, and what it says itself."""
+        while self._mesh.has_news:
+            while (event := self._mesh.next_event()) is not None:
+                self._events.append(event)
+            for tcp_id in self._mesh.take_touched():
+                connection = self._connections.get(tcp_id)
+                if connection is not None:
+                    self._settle(tcp_id, connection, now)
 
     def _disconnect(
         self,
@@ -415,9 +498,9 @@ class DerpServer:
         self._paused.discard(tcp_id)
         if connection.node_id is not None:
             departure = self._router.disconnect(tcp_id)
-            for target in departure.told:
+            for target, key in departure.told:
                 receiver = self._connections[target]
-                receiver.send_peer_gone(connection.node_id, now=now)
+                receiver.send_peer_gone(key, now=now)
                 self._note_output(target, receiver, now)
             if departure.heir is not None:
                 self._tell_standing(departure.heir, now, is_active=True)
@@ -426,6 +509,9 @@ class DerpServer:
             )
         self._events.append(TcpCloseRequested(tcp_id=tcp_id))
         self._timers.cancel(tcp_id)
+        self._mesh.forget(tcp_id)
+        self._mesh.tell_watchers(now=now)
+        self._settle_mesh(now)
         if connection.has_data_to_send:
             self._closing[tcp_id] = connection
             self._note_output(tcp_id, connection, now)

@@ -89,7 +89,7 @@ class RelayCodec:
             self.error = error
         return None
 
-    def receive_grouped(self, data: bytes, source: NodeId) -> list[Frame | PacketGroups]:
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with datagrams as groups, for a server.
 
         Datagrams that no receiver would take, empty or too long, come as frames.
@@ -170,7 +170,7 @@ def _check_length(first: int, length: int) -> None:
         raise DecodeError(f"a message of more than {length} bytes")
 
 
-def _relayed(message: bytes, source: NodeId) -> tuple[bytes, bytes] | None:
+def _relayed(message: bytes, source: bytes) -> tuple[bytes, bytes] | None:
     """Return header and data of datagrams for their receiver; ``None`` if it is not for one."""
     number = message[0] if len(message) <= MESSAGE_LIMIT and message else None
     if number == SENT_DATAGRAM and len(message) > _DATA_OF_SINGLE:

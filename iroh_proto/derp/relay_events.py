@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from iroh_proto.derp.router import RouterStats
+from iroh_proto.derp.dialects import ClientKey
+from iroh_proto.derp.mesh import MeshServerConnected, MeshServerLost, MeshStats
+from iroh_proto.derp.router_reports import RouterStats
 from iroh_proto.derp.server_events import ConnectionStats
 from iroh_proto.errors import RemoteProtocolError
-from iroh_proto.key import NodeId
-from iroh_proto.machine import TcpCloseRequested, TcpPauseRequested, TcpResumeRequested
+from iroh_proto.machine import (
+    TcpCloseRequested,
+    TcpPauseRequested,
+    TcpRequested,
+    TcpResumeRequested,
+)
 
 
 @dataclass(slots=True)
@@ -25,6 +31,7 @@ class DerpServerStats:
     :ivar write_timeouts: connections closed because their reader had stopped reading.
     :ivar connections: what happened on connections.
     :ivar router: what happened between them.
+    :ivar mesh: what happened on connections to other servers.
     """
 
     connections_accepted: int = 0
@@ -34,6 +41,7 @@ class DerpServerStats:
     write_timeouts: int = 0
     connections: ConnectionStats = field(default_factory=ConnectionStats)
     router: RouterStats = field(default_factory=RouterStats)
+    mesh: MeshStats = field(default_factory=MeshStats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +58,7 @@ class AccessRequested:
     """
 
     tcp_id: int
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
     token: str | None = field(repr=False)
 
@@ -60,7 +68,7 @@ class ClientConnected:
     """A client has proven its key and is reachable. ``dialect`` is a key of ``DIALECTS``."""
 
     tcp_id: int
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
 
 
@@ -69,7 +77,7 @@ class ClientDisconnected:
     """A client is gone, ``error`` tells why if not in good order."""
 
     tcp_id: int
-    node_id: NodeId
+    node_id: ClientKey
     error: RemoteProtocolError | None
 
 
@@ -77,6 +85,9 @@ DerpServerEvent: TypeAlias = (
     AccessRequested
     | ClientConnected
     | ClientDisconnected
+    | MeshServerConnected
+    | MeshServerLost
+    | TcpRequested
     | TcpCloseRequested
     | TcpPauseRequested
     | TcpResumeRequested

@@ -1,88 +1,102 @@
 """Where a packet goes: the routing of a DERP server.
 
-Clients are named by a number of the host's choice and by the node id whose key they have proven.
+Clients are named by a number of the host's choice and by the key that they have proven to hold.
 The router owns no connection, no queue and no time: it says which client gets which packets, and
 its owner (:class:`iroh_proto.derp.relay.DerpServer`) hands them over.
 
-All dialects that relay Ed25519 identities meet here: packets come as
-:data:`~iroh_proto.derp.frames.PacketParts` from whichever codec read them, to be written by
-whichever codec the destination has.
+All dialects meet here: packets come as :data:`~iroh_proto.derp.frames.PacketParts` from whichever
+codec read them, to be written by whichever codec the destination has. Clients of iroh are nodes;
+those of Tailscale's dialect are known by X25519 keys and have packets of one bare datagram each.
+Between the two kinds packets are converted, and keys:
+
+* a node has one X25519 key, which is found by computing it;
+* of an X25519 key the node is known if it is connected by another dialect as well, or if the client
+  sent a disco message, which says whose it is. Until then nothing passes from it to clients of
+  iroh.
+
+What is for nobody here goes to the server of the mesh that has its destination.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/{server,clients}.rs``, v0.35.0 and v1.0.3
-``iroh-relay/src/server/clients.rs``.
+``iroh-relay/src/server/clients.rs``; Tailscale ``derp/derpserver/derpserver.go``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
+from iroh_proto.derp.curve_frames import PRESENT_REGULAR
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.frames import PacketParts
-from iroh_proto.errors import LocalProtocolError
+from iroh_proto.derp.node_names import claimed_node, looks_like_disco
+from iroh_proto.derp.region import Region, alias_of
+from iroh_proto.derp.router_reports import Departure, Forward, Presence, RouterStats
+from iroh_proto.derp.segments import bare_parts, single_parts
+from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId
+from iroh_proto.x25519 import X25519PublicKey, x25519_of
 
 DESTINATIONS_LIMIT = 4_096
 """Nodes that are remembered as destinations of one client, to be told when it leaves. The oldest
 is forgotten first: nobody may depend on being told."""
 
-
 WAITING_LIMIT = 8
 """Clients of one node that stay connected after they gave way. Further ones do not."""
 
+REMOTE_SENDERS_LIMIT = 65_536
+"""Clients of other servers whose destinations here are remembered; past it the first goes."""
 
-@dataclass(slots=True)
-class RouterStats:
-    """Counts since the start.
+LOOKUPS_LIMIT = 16
+"""Destinations whose X25519 key is computed for one call. It costs more than all else that is done
+for a packet, so a client that sends to ever new nobodies must not cause it for each."""
 
-    :ivar packets_routed: packets that were for a connected client.
-    :ivar packets_without_route: packets dropped because their destination is not connected.
-    :ivar bytes_routed: payload of the packets routed.
-    :ivar bytes_without_route: payload of the packets dropped.
-    :ivar clients_replaced: clients that gave way to a newer connection with the same key.
-    :ivar clients_set_aside: those of them that stayed connected.
-    :ivar clients_back: those of them that are not set aside any more.
-    """
-
-    packets_routed: int = 0
-    packets_without_route: int = 0
-    bytes_routed: int = 0
-    bytes_without_route: int = 0
-    clients_replaced: int = 0
-    clients_set_aside: int = 0
-    clients_back: int = 0
+FAREWELL_LOOKUPS_LIMIT = 256
+"""As before, when a client leaves and its destinations are told."""
 
 
-class Departure(NamedTuple):
-    """What follows from a client's end.
+class _Sender:
+    """Whose packets are routed: a client, here or at another server."""
 
-    :ivar told: the clients to be told that its node is gone: those it had sent packets to. None
-        as long as its node has another client.
-    :ivar heir: the client that gets the node's packets from now on, if it had to wait so far.
-    """
+    __slots__ = ("destinations", "is_curve", "key", "node_id")
 
-    told: list[int]
-    heir: int | None
-
-
-class _Client:
-    __slots__ = ("destinations", "node_id", "waits")
-
-    def __init__(self, node_id: NodeId, *, waits: bool) -> None:
-        self.node_id = node_id
-        self.waits = waits
+    def __init__(self, key: ClientKey) -> None:
+        self.key = key
+        self.is_curve = isinstance(key, X25519PublicKey)
+        self.node_id = None if isinstance(key, X25519PublicKey) else key
         self.destinations: dict[bytes, None] = {}
 
 
+class _Client(_Sender):
+    __slots__ = ("flags", "waits")
+
+    def __init__(self, key: ClientKey, *, waits: bool, flags: int) -> None:
+        super().__init__(key)
+        self.waits = waits
+        self.flags = flags
+
+
 class DerpRouter:
-    """Who is connected, and who gets what."""
+    """Who is connected, and who gets what.
+
+    :ivar is_watched: whether comings and goings are to be told, by :meth:`take_presences`.
+    """
 
     def __init__(self) -> None:
         self._clients: dict[int, _Client] = {}
-        self._client_ids: dict[bytes, int] = {}
+        # Who gets what is for a key, by kind of key: those of nodes, X25519 keys.
+        self._client_ids: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
+        # The connected nodes by their X25519 keys.
+        self._aliases: dict[bytes, NodeId] = {}
         # Who gave way and is still connected, by node, the latest last.
-        self._waiting: dict[bytes, list[int]] = {}
+        self._waiting: tuple[dict[bytes, list[int]], dict[bytes, list[int]]] = ({}, {})
+        self._region = Region()
+        self._remotes: dict[ClientKey, _Sender] = {}
+        self._lookups = 0
+        self._presences: list[Presence] = []
+        self._forwards: list[Forward] = []
+        self._missing: list[X25519PublicKey] = []
         self._stats = RouterStats()
+        self.is_watched = False
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -93,15 +107,20 @@ class DerpRouter:
         return replace(self._stats)
 
     @property
-    def node_ids(self) -> list[NodeId]:
+    def node_ids(self) -> list[ClientKey]:
         """The nodes that are connected."""
-        return [
-            client.node_id
-            for client_id, client in self._clients.items()
-            if self._client_ids[client.node_id] == client_id
-        ]
+        return [client.key for number, client in self._clients.items() if self._is_active(number)]
 
-    def connect(self, client_id: int, node_id: NodeId, *, waits: bool = False) -> int | None:
+    # Clients
+
+    def connect(
+        self,
+        client_id: int,
+        node_id: ClientKey,
+        *,
+        waits: bool = False,
+        flags: int = PRESENT_REGULAR,
+    ) -> int | None:
         """Take a client that has proven to be ``node_id``.
 
         A client with the same node id gives way to it: it gets no more packets. Nobody is told that
@@ -109,54 +128,72 @@ class DerpRouter:
 
         :param waits: whether the client, should it ever give way, stays connected until its node's
             newer clients are gone, and may send meanwhile. One that does not is forgotten.
+        :param flags: what servers of the mesh are told of it.
         :returns: the client that gave way. Unless it :meth:`is_waiting` now, its connection is to
             be closed.
         :raises LocalProtocolError: if the client is connected already.
         """
         if client_id in self._clients:
             raise LocalProtocolError(f"client {client_id} is connected already")
-        replaced = self._client_ids.get(node_id)
+        client = _Client(node_id, waits=waits, flags=flags)
+        ids = self._client_ids[client.is_curve]
+        replaced = ids.get(node_id)
         if replaced is not None:
             self._stats.clients_replaced += 1
-            waiting = self._waiting.setdefault(node_id, [])
+            waiting = self._waiting[client.is_curve].setdefault(node_id, [])
             if self._clients[replaced].waits and len(waiting) < WAITING_LIMIT:
                 waiting.append(replaced)
                 self._stats.clients_set_aside += 1
             else:
                 del self._clients[replaced]
-        self._clients[client_id] = _Client(node_id, waits=waits)
-        self._client_ids[node_id] = client_id
+        self._clients[client_id] = client
+        ids[node_id] = client_id
+        if client.node_id is not None and (alias := alias_of(client.node_id)) is not None:
+            self._aliases[alias] = client.node_id
+        self._note_presence(client, is_present=True)
         return replaced
 
     def is_waiting(self, client_id: int) -> bool:
         """Say whether a client is connected without getting its node's packets."""
-        client = self._clients.get(client_id)
-        return client is not None and self._client_ids[client.node_id] != client_id
+        return client_id in self._clients and not self._is_active(client_id)
+
+    def clients_of(self, key: ClientKey) -> list[int]:
+        """Return the clients with a key, or with the key of the other kind that is its own."""
+        self._lookups = LOOKUPS_LIMIT
+        found = self._find(key, is_curve=isinstance(key, X25519PublicKey))
+        if found is None:
+            return []
+        client = self._clients[found]
+        return [found, *self._waiting[client.is_curve].get(client.key, [])]
 
     def disconnect(self, client_id: int) -> Departure:
         """Forget a client, if it is still connected."""
         client = self._clients.pop(client_id, None)
         if client is None:
             return Departure([], None)
-        ids = self._client_ids
-        waiting = self._waiting.get(client.node_id, [])
+        ids, all_waiting = self._client_ids[client.is_curve], self._waiting[client.is_curve]
+        waiting = all_waiting.get(client.key, [])
         heir = None
-        if ids[client.node_id] != client_id:
+        if ids[client.key] != client_id:
             waiting.remove(client_id)
             self._stats.clients_back += 1
         elif waiting:
-            heir = ids[client.node_id] = waiting.pop()
+            heir = ids[client.key] = waiting.pop()
             self._stats.clients_back += 1
         else:
-            del ids[client.node_id]
-            self._waiting.pop(client.node_id, None)
-            told = [ids[node_id] for node_id in client.destinations if node_id in ids]
-            return Departure(told, None)
-        successor = self._clients[ids[client.node_id]]
+            del ids[client.key]
+            all_waiting.pop(client.key, None)
+            if (alias := alias_of(client.key)) is not None:
+                self._aliases.pop(alias, None)
+            self._note_presence(client, is_present=False)
+            return Departure([] if client.key in self._region else self._told(client), None)
+        successor = self._clients[ids[client.key]]
         for destination in client.destinations:
             if destination not in successor.destinations:
                 _remember(successor.destinations, destination)
         return Departure([], heir)
+
+    # Packets
 
     def route(
         self, client_id: int, groups: Mapping[bytes, PacketParts]
@@ -164,34 +201,250 @@ class DerpRouter:
         """Say who gets the packets that a client sent, given by destination.
 
         Packets for nobody are dropped and counted, as are packets from a client that is not
-        connected.
+        connected. Look at :meth:`take_forwards` and :meth:`take_missing` afterwards.
 
         :returns: each client that gets some, with its packets.
         """
         sender = self._clients.get(client_id)
-        client_ids = {} if sender is None else self._client_ids
-        destinations = {} if sender is None else sender.destinations
+        if sender is None:
+            self._count_lost(groups)
+            return []
+        if sender.is_curve and not self._is_active(client_id):
+            self._take_over(client_id, sender)
+        client_ids, destinations = self._client_ids[sender.is_curve], sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
-        routed = unrouted = routed_bytes = unrouted_bytes = 0
+        routed = routed_bytes = 0
+        self._lookups = LOOKUPS_LIMIT
         for destination, parts in groups.items():
             if destination in client_ids:
-                deliveries.append((client_ids[destination], parts))
-                routed += len(parts)
-                routed_bytes += sum(map(len, parts[1::2]))
-                if destination not in destinations:
-                    _remember(destinations, destination)
+                target = client_ids[destination]
+            elif (found := self._route_elsewhere(sender, destination, parts)) is not None:
+                target, parts = found  # as the receiver has them
             else:
-                unrouted += len(parts)
-                unrouted_bytes += sum(map(len, parts[1::2]))
+                continue
+            deliveries.append((target, parts))
+            routed += len(parts)
+            routed_bytes += sum(map(len, parts[1::2]))
+            if destination not in destinations:
+                _remember(destinations, destination)
         # Parts are a header and a payload for each packet.
         self._stats.packets_routed += routed // 2
-        self._stats.packets_without_route += unrouted // 2
         self._stats.bytes_routed += routed_bytes
-        self._stats.bytes_without_route += unrouted_bytes
         return deliveries
+
+    def route_forwarded(
+        self, source: ClientKey, destination: ClientKey, parts: PacketParts
+    ) -> list[tuple[int, PacketParts]]:
+        """Say who gets packets of another server's client. They are never forwarded again.
+
+        :returns: as :meth:`route`.
+        """
+        sender = self._remotes.get(source) or _Sender(source)
+        self._lookups = LOOKUPS_LIMIT
+        target = self._find(destination, is_curve=sender.is_curve)
+        if target is None:
+            self._count_lost({destination: parts})
+            self._note_missing(sender, destination, parts)
+            return []
+        known = self._translate(sender, parts, to_curve=self._clients[target].is_curve)
+        if known is None:
+            return []
+        _remember(sender.destinations, destination)
+        if source in self._region and source not in self._remotes:
+            if len(self._remotes) >= REMOTE_SENDERS_LIMIT:
+                del self._remotes[next(iter(self._remotes))]
+            self._remotes[source] = sender
+        self._stats.packets_routed += len(known[1]) // 2
+        self._stats.bytes_routed += sum(map(len, known[1][1::2]))
+        return [(target, known[1])]
+
+    def take_forwards(self) -> list[Forward]:
+        """Return what goes to other servers of the mesh, and forget it."""
+        forwards, self._forwards = self._forwards, []
+        return forwards
+
+    def take_missing(self) -> list[X25519PublicKey]:
+        """Return to whom a disco message was sent in vain, in Tailscale's dialect; forget it."""
+        missing, self._missing = self._missing, []
+        return missing
+
+    # The mesh
+
+    def take_presences(self) -> list[Presence]:
+        """Return who came and went since, for those who watch, and forget it."""
+        presences, self._presences = self._presences, []
+        return presences
+
+    def presences(self) -> list[Presence]:
+        """Return who is there."""
+        return [
+            self._presence(client, is_present=True)
+            for client_id, client in self._clients.items()
+            if self._is_active(client_id)
+        ]
+
+    def add_remote(self, link: int, key: ClientKey) -> None:
+        """Take that a client is connected to another server."""
+        self._region.add(link, key)
+
+    def remove_remote(self, link: int, key: ClientKey) -> list[tuple[int, ClientKey]]:
+        """Take that a client left another server; return who is to be told that it is gone.
+
+        :returns: as :attr:`Departure.told`.
+        """
+        return self._forget_remote(key) if self._region.remove(link, key) else []
+
+    def remove_link(self, link: int) -> list[tuple[int, ClientKey]]:
+        """Take that another server is out of reach; return who is to be told who is gone."""
+        gone = self._region.remove_link(link)
+        return [told for key in gone for told in self._forget_remote(key)]
+
+    # Within
+
+    def _is_active(self, client_id: int) -> bool:
+        client = self._clients[client_id]
+        return self._client_ids[client.is_curve].get(client.key) == client_id
+
+    def _take_over(self, client_id: int, client: _Client) -> None:
+        """Of the clients with an X25519 key have the one that sends get what is sent to it."""
+        ids, waiting = self._client_ids[True], self._waiting[True][client.key]
+        waiting[waiting.index(client_id)] = ids[client.key]
+        ids[client.key] = client_id
+
+    def _route_elsewhere(
+        self, sender: _Sender, destination: bytes, parts: PacketParts
+    ) -> tuple[int, PacketParts] | None:
+        """Find a client with the other kind of key, or another server, for what has no other way.
+
+        Packets for another server are put aside.
+        """
+        target = self._find_other_kind(destination, is_curve=sender.is_curve)
+        if target is not None:
+            known = self._translate(sender, parts, to_curve=not sender.is_curve)
+            return None if known is None else (target, known[1])
+        forward = self._find_forward(sender, destination, parts)
+        if forward is not None:
+            self._forwards.append(forward)
+            self._stats.packets_forwarded += len(forward.parts) // 2
+            return None
+        self._count_lost({destination: parts})
+        self._note_missing(sender, destination, parts)
+        return None
+
+    def _find(self, destination: bytes, *, is_curve: bool) -> int | None:
+        target = self._client_ids[is_curve].get(destination)
+        if target is None:
+            target = self._find_other_kind(destination, is_curve=is_curve)
+        return target
+
+    def _find_other_kind(self, destination: bytes, *, is_curve: bool) -> int | None:
+        """Return the client whose key is the other one of who is sent to."""
+        if is_curve:
+            node_id = self._aliases.get(destination)
+            return None if node_id is None else self._client_ids[False].get(node_id)
+        curve_ids = self._client_ids[True]
+        key = self._lookup(destination) if curve_ids else None
+        return None if key is None else curve_ids.get(key)
+
+    def _lookup(self, destination: bytes) -> X25519PublicKey | None:
+        if self._lookups <= 0:
+            return None
+        self._lookups -= 1
+        try:
+            return x25519_of(bytes(destination))
+        except DecodeError:
+            return None
+
+    def _find_forward(
+        self, sender: _Sender, destination: bytes, parts: PacketParts
+    ) -> Forward | None:
+        region = self._region
+        if not region:
+            return None
+        to_curve = sender.is_curve
+        key: ClientKey | None = None
+        link = region.link_to(destination, is_curve=to_curve)
+        if link is not None:
+            key = X25519PublicKey(destination) if to_curve else NodeId(destination)
+        else:
+            key = region.node_of(destination) if to_curve else self._lookup(destination)
+            to_curve = not to_curve
+            link = None if key is None else region.link_to(key, is_curve=to_curve)
+        if key is None or link is None:
+            return None
+        known = self._translate(sender, parts, to_curve=to_curve)
+        return None if known is None else Forward(link, known[0], key, known[1])
+
+    def _translate(
+        self, sender: _Sender, parts: PacketParts, *, to_curve: bool
+    ) -> tuple[ClientKey, PacketParts] | None:
+        """Return packets as the other side has them, and by which key it knows their source."""
+        if sender.is_curve == to_curve:
+            return sender.key, parts
+        if to_curve:
+            alias = alias_of(sender.key)
+            return None if alias is None else (alias, bare_parts(parts, alias))
+        node_id = self._node_of(sender, parts)
+        if node_id is None:
+            self._stats.packets_without_name += len(parts) // 2
+            return None
+        return node_id, single_parts(parts, node_id)
+
+    def _node_of(self, sender: _Sender, parts: PacketParts) -> NodeId | None:
+        """Return the node that a client with an X25519 key is, as far as that can be known."""
+        if sender.node_id is not None or not isinstance(sender.key, X25519PublicKey):
+            return sender.node_id
+        node_id = self._aliases.get(sender.key) or self._region.node_of(sender.key)
+        if node_id is None:
+            disco = next((data for data in parts[1::2] if looks_like_disco(data)), b"")
+            node_id = claimed_node(sender.key, disco)
+        sender.node_id = node_id
+        if node_id is not None and isinstance(sender, _Client):
+            self._note_presence(sender, is_present=True)
+        return node_id
+
+    def _told(self, sender: _Sender) -> list[tuple[int, ClientKey]]:
+        self._lookups = FAREWELL_LOOKUPS_LIMIT
+        told: list[tuple[int, ClientKey]] = []
+        for destination in sender.destinations:
+            target = self._find(destination, is_curve=sender.is_curve)
+            if target is None:
+                continue
+            to_curve = self._clients[target].is_curve
+            key = sender.key if to_curve == sender.is_curve else sender.node_id
+            if to_curve and not sender.is_curve:
+                key = alias_of(sender.key)
+            if key is not None:
+                told.append((target, key))
+        return told
+
+    def _forget_remote(self, key: ClientKey) -> list[tuple[int, ClientKey]]:
+        sender = self._remotes.pop(key, None)
+        if sender is None or key in self._client_ids[sender.is_curve]:
+            return []
+        return self._told(sender)
+
+    def _note_missing(self, sender: _Sender, destination: bytes, parts: PacketParts) -> None:
+        if sender.is_curve and any(map(looks_like_disco, parts[1::2])):
+            self._missing.append(X25519PublicKey(destination))
+
+    def _count_lost(self, groups: Mapping[bytes, PacketParts]) -> None:
+        for parts in groups.values():
+            self._stats.packets_without_route += len(parts) // 2
+            self._stats.bytes_without_route += sum(map(len, parts[1::2]))
+
+    def _note_presence(self, client: _Client, *, is_present: bool) -> None:
+        if self.is_watched:
+            self._presences.append(self._presence(client, is_present=is_present))
+
+    def _presence(self, client: _Client, *, is_present: bool) -> Presence:
+        curve_key = client.key if isinstance(client.key, X25519PublicKey) else alias_of(client.key)
+        return Presence(client.node_id, curve_key, is_present, client.flags)
 
 
 def _remember(destinations: dict[bytes, None], destination: bytes) -> None:
+    if destination in destinations:
+        return
     if len(destinations) >= DESTINATIONS_LIMIT:
         del destinations[next(iter(destinations))]
     destinations[destination] = None

@@ -11,6 +11,8 @@ behind its own (:func:`~iroh_proto.derp.frames.pack_datagrams`)::
 The two low bits of ``ecn`` are those of the IP header: 0 none, 1 ECT(1), 2 ECT(0), 3 CE. A packed
 payload has no place for them.
 
+At a relay of Tailscale each packet is one bare datagram.
+
 On their way through a server packets of 0.91 and later are
 :data:`~iroh_proto.derp.frames.PacketParts` whose header is that of the frame for the receiver,
 ``6 || source (32) || ecn`` or ``7 || source (32) || ecn || segment size``. Its first byte tells
@@ -30,6 +32,7 @@ from iroh_proto.derp.frames import (
     RELAYED_PACKET,
     PacketParts,
     pack_datagrams,
+    split_datagrams,
 )
 from iroh_proto.key import KEY_SIZE
 
@@ -108,6 +111,32 @@ def packed_parts(parts: PacketParts) -> PacketParts:
             packed.append(KEYED_HEADER.pack(RELAYED_PACKET, length, source))
             packed.append(payload)
     return packed
+
+
+def single_parts(parts: PacketParts, source: bytes) -> PacketParts:
+    """Return bare datagrams as relays of 0.91 and later have them, from ``source``.
+
+    Empty ones and those above ``DATAGRAM_LIMIT``, which these do not pass on, are left out.
+    """
+    header = SINGLE_HEADER.pack(RELAYED_DATAGRAM, source, 0)
+    singles: PacketParts = []
+    for datagram in parts[1::2]:
+        if 0 < len(datagram) <= DATAGRAM_LIMIT:
+            singles.append(header)
+            singles.append(datagram)
+    return singles
+
+
+def bare_parts(parts: PacketParts, source: bytes) -> PacketParts:
+    """Return packets of iroh, of whatever kind, as packets of one bare datagram each."""
+    bare: PacketParts = []
+    if holds_segments(parts):
+        parts = packed_parts(parts)
+    for payload in parts[1::2]:
+        for datagram in split_datagrams(bytes(payload)):
+            bare.append(KEYED_HEADER.pack(RELAYED_PACKET, KEY_SIZE + len(datagram), source))
+            bare.append(datagram)
+    return bare
 
 
 def _batch(run: Sequence[bytes], segment_size: int) -> tuple[int, bytes]:

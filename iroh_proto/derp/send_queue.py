@@ -58,9 +58,9 @@ class SendQueue:
             return self._drop_oldest()
         return 0
 
-    def push_control(self, data: bytes) -> bool:
+    def push_control(self, data: bytes, *, limit: int = QUEUED_CONTROL_BYTES_LIMIT) -> bool:
         """Queue bytes that are no packet, unless too many wait; say whether they were taken."""
-        if self.control_bytes + len(data) > QUEUED_CONTROL_BYTES_LIMIT:
+        if self.control_bytes + len(data) > limit:
             return False
         self._entries.append((data, 0))
         self.control_bytes += len(data)

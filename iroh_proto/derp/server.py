@@ -12,9 +12,9 @@ client and only then speaks. ``applying`` is for a server that asks who may use 
 proven its key and is left unread until its access is decided on.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
-some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s. Pings are
-answered on all. That bytes to send are fetched at all is for the owner to watch, who hands them
-out.
+some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
+every 60 to 65 s. Pings are answered on all. That bytes to send are fetched at all is for the owner
+to watch, who hands them out.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
@@ -36,20 +36,34 @@ from iroh_proto.derp.access import (
     token_of,
 )
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, Dialect, ServerHandshake
+from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
+from iroh_proto.derp.dialects import (
+    DIALECTS,
+    FRAMED_DIALECTS,
+    ClientKey,
+    Dialect,
+    ServerHandshake,
+)
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
     PacketGroups,
     PacketParts,
-    PeerGone,
     Ping,
     Pong,
     Restarting,
 )
+from iroh_proto.derp.mesh_frames import (
+    QUEUED_PRESENCE_BYTES_LIMIT,
+    MeshRequest,
+    gone_frame,
+    presence_frame,
+)
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.pages import Page, refusal
-from iroh_proto.derp.rate import RateLimit, ReadThrottle
+from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
 from iroh_proto.derp.reception import Admission, receive_request
+from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
@@ -61,8 +75,9 @@ from iroh_proto.derp.server_events import (
 from iroh_proto.derp.server_liveness import ServerLiveness
 from iroh_proto.derp.upgrade import ServerUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
-from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.key import SecretKey
 from iroh_proto.timers import LatestTime
+from iroh_proto.x25519 import X25519PublicKey, x25519_of
 
 REQUEST_TIMEOUT = 10.0
 """Seconds from the start to the end of the request's head."""
@@ -73,6 +88,10 @@ HANDSHAKE_TIMEOUT = 10.0
 HANDSHAKE_BYTES_LIMIT = 16_384
 """Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
 stranger may not make the server buffer more."""
+
+NOT_HERE_PER_SECOND = 1.0
+NOT_HERE_BURST = 3.0
+"""How often a client of Tailscale's dialect is told that it has sent to nobody (upstream's)."""
 
 LISTEN_TIMEOUT = 0.3
 """Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
@@ -100,8 +119,11 @@ class DerpServerConnection:
         waiting for them: a key of ``DIALECTS``.
     :param asks_access: whether a client that has proven its key waits for :meth:`complete_access`.
     :param rate_limit: how fast the client may send, if that is limited.
+    :param mesh_key: who gives the same is taken for a server of the mesh. It is let in without
+        being asked for, has no rate limit, and may ask for what other clients may not.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who the client is, once it was let in.
+    :ivar is_mesh_member: whether the client is a server of the mesh.
     :ivar is_paused: whether the client is to be left unread for now. What was read already is
         taken all the same.
     :raises LocalProtocolError: if there is no such framed dialect.
@@ -115,6 +137,7 @@ class DerpServerConnection:
         listen_dialect: str | None = None,
         asks_access: bool = False,
         rate_limit: RateLimit | None = None,
+        mesh_key: MeshKey | None = None,
         stats: ConnectionStats | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -124,6 +147,7 @@ class DerpServerConnection:
         self._listen_dialect = listen_dialect
         self._asks_access = asks_access
         self._rate_limit = rate_limit
+        self._mesh_key = mesh_key
         self._stats = ConnectionStats() if stats is None else stats
         self._time = LatestTime()
         self._state = _State.IDLE
@@ -138,7 +162,10 @@ class DerpServerConnection:
         self._liveness: ServerLiveness | None = None
         self._throttle: ReadThrottle | None = None
         self._was_throttled = False
-        self.node_id: NodeId | None = None
+        self._not_here: TokenBucket | None = None
+        self._mesh_requests: list[MeshRequest] = []
+        self.node_id: ClientKey | None = None
+        self.is_mesh_member = False
         self.is_paused = False
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
@@ -209,7 +236,9 @@ class DerpServerConnection:
         now = self._advance(now)
         self._rate_limit = limit
         if self._liveness is not None:
-            self._throttle = None if limit is None else ReadThrottle(limit, now=now)
+            self._throttle = None
+            if limit is not None and not self.is_mesh_member:
+                self._throttle = ReadThrottle(limit, now=now)
             self.is_paused = False
             self._liveness.resume(now)
 
@@ -226,14 +255,47 @@ class DerpServerConnection:
         for piece in pieces:
             self._stats.packets_dropped += self._queue.push_packets(piece, packets)
 
-    def send_peer_gone(self, node_id: NodeId, *, now: float) -> None:
-        """Tell the client that a node it has heard from is gone.
+    def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
+        """Tell the client that somebody it has heard from is gone.
 
+        :param key: of the kind that the client's dialect has.
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
         self._advance(now)
         if (session := self._admitted()) is not None:
-            self._send(session.codec.encode(PeerGone(node_id)))
+            self._send(session.codec.encode(gone_frame(key)))
+
+    def send_not_here(self, key: X25519PublicKey, *, now: float) -> None:
+        """Tell the client that it has sent to nobody. Told too often, it is not told again soon.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        now = self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        if self._not_here is None:
+            self._not_here = TokenBucket(
+                per_second=NOT_HERE_PER_SECOND, limit=NOT_HERE_BURST, now=now
+            )
+        if self._not_here.take(1, now=now):
+            self._send(session.codec.encode(CurvePeerGone(key, GONE_NOT_HERE)))
+
+    def send_presence(self, presence: Presence, *, now: float) -> None:
+        """Tell a member of the mesh that a client came or went.
+
+        The connection ends if it reads too slowly, as it must miss nothing.
+
+        :raises LocalProtocolError: before :class:`ClientAdmitted`.
+        """
+        self._advance(now)
+        if (session := self._admitted()) is None:
+            return
+        frame = presence_frame(presence, has_curve_keys=session.dialect.has_curve_keys)
+        if frame is None:
+            return
+        data = session.codec.encode(frame)
+        if not self._queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
+            self._fail("a member of the mesh reads too slowly")
 
     def tell_standing(self, *, is_active: bool, now: float) -> None:
         """Tell the client whether it gets packets, if its dialect has words for that.
@@ -319,6 +381,11 @@ class DerpServerConnection:
             self._received = {}
         return received
 
+    def mesh_requests(self) -> list[MeshRequest]:
+        """Return what a member of the mesh asks for, in order, and forget it."""
+        requests, self._mesh_requests = self._mesh_requests, []
+        return requests
+
     def data_to_send(self, size_wanted: int | None = None) -> bytes:
         """Return the bytes to write, and forget them; empty when there are none.
 
@@ -355,7 +422,7 @@ class DerpServerConnection:
             self._answer(refusal("this is no HTTP request"))
             self._fail(str(self._upgrade.error))
         elif request is not None:
-            outcome = receive_request(request)
+            outcome = receive_request(request, derp_key=x25519_of(self._secret_key.public))
             if isinstance(outcome, Page):
                 self._answer(outcome)
                 self._end(None)
@@ -370,9 +437,12 @@ class DerpServerConnection:
 
     def _admit(self, admission: Admission, now: float) -> None:
         assert self._upgrade is not None
-        answer, behind = self._upgrade.switch(admission.headers)
+        if admission.headers is None:
+            behind = self._upgrade.switch_silently()
+        else:
+            answer, behind = self._upgrade.switch(admission.headers)
+            self._send(answer)
         self._upgrade = None
-        self._send(answer)
         self._handshake_deadline = now + HANDSHAKE_TIMEOUT
         dialect = admission.dialect or self._listen_dialect
         if dialect is None:
@@ -408,13 +478,14 @@ class DerpServerConnection:
                 self._send(codec.encode(frame))
             self._fail(str(error))
             return
-        if self._asks_access:
+        self.is_mesh_member = self._mesh_key is not None and handshake.mesh_key == self._mesh_key
+        if self._asks_access and not self.is_mesh_member:
             self._apply(self._session.dialect, node_id, now)
             self._keep_unread(data[allowed:])
         else:
             self._let_in(node_id, data[allowed:], now)
 
-    def _apply(self, dialect: Dialect, node_id: NodeId, now: float) -> None:
+    def _apply(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
         self._state = _State.APPLYING
         self._applicant = _Applicant(node_id)
         self._handshake_deadline = now + ACCESS_TIMEOUT
@@ -435,7 +506,7 @@ class DerpServerConnection:
             self._send(self._session.codec.encode(frame))
         self._end(None)
 
-    def _let_in(self, node_id: NodeId, behind: bytes, now: float) -> None:
+    def _let_in(self, node_id: ClientKey, behind: bytes, now: float) -> None:
         assert self._session is not None
         for answer in self._session.handshake.accept():
             self._send(self._session.codec.encode(answer))
@@ -443,7 +514,7 @@ class DerpServerConnection:
         self._state = _State.RELAYING
         self._handshake_deadline = math.inf
         self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
-        if self._rate_limit is not None:
+        if self._rate_limit is not None and not self.is_mesh_member:
             self._throttle = ReadThrottle(self._rate_limit, now=now)
         self.node_id = node_id
         self.is_paused = False
@@ -477,11 +548,16 @@ class DerpServerConnection:
             self._liveness.note_frame(now)
             if isinstance(frame, PacketGroups):
                 self._collect(frame.groups, self.node_id, now)
+            elif isinstance(frame, MeshRequest):
+                if not self.is_mesh_member:
+                    self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
+                    return
+                self._mesh_requests.append(frame)
             else:
                 self._take_frame(frame, self._session, self._liveness)
         self._check_form()
 
-    def _collect(self, groups: dict[bytes, PacketParts], node_id: NodeId, now: float) -> None:
+    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey, now: float) -> None:
         # What a client sends to itself takes its place among the answers to its other frames,
         # which it would lose on a way round by the router.
         to_itself = groups.pop(node_id, None)
@@ -567,7 +643,7 @@ class _Applicant:
 
     __slots__ = ("node_id", "unread")
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: ClientKey) -> None:
         self.node_id = node_id
         self.unread = bytearray()
 

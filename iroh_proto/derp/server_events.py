@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.errors import RemoteProtocolError
-from iroh_proto.key import NodeId
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class KeyProven:
     :ivar token: what it showed beside its key (:func:`iroh_proto.derp.access.token_of`).
     """
 
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
     token: str | None = field(repr=False)
 
@@ -60,7 +60,7 @@ class KeyProven:
 class ClientAdmitted:
     """The client has proven to be ``node_id``. From now on it sends and gets packets."""
 
-    node_id: NodeId
+    node_id: ClientKey
     dialect: str
 
 

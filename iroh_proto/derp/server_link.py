@@ -29,6 +29,7 @@ from iroh_proto.derp.events import (
     PongReceived,
     RestartAnnounced,
 )
+from iroh_proto.derp.node_names import NodeNames
 from iroh_proto.derp.pool_events import (
     DerpDatagrams,
     DerpPeerGone,
@@ -76,6 +77,7 @@ input never meets it."""
 class ServerLink:
     """One server of a pool. The pool gives it the time and asks it to dial.
 
+    :param names: whose the X25519 keys are that servers name, for all links of the pool.
     :param events: where to put what the pool emits.
     :param received: where to put what the pool received.
     :param stats: the counts of the pool.
@@ -97,6 +99,7 @@ class ServerLink:
         approach: Approach | None,
         secret_key: SecretKey,
         rng: random.Random,
+        names: NodeNames,
         events: deque[DerpPoolEvent],
         received: deque[DerpDatagrams],
         stats: DerpPoolStats,
@@ -114,6 +117,7 @@ class ServerLink:
         self._token = token
         self._secret_key = secret_key
         self._rng = rng
+        self._names = names
         self._events = events
         self._received = received
         self._stats = stats
@@ -223,6 +227,7 @@ class ServerLink:
             dialect=self._dialect,
             approach=self.approach,
             token=self._token,
+            names=self._names,
         )
         self._client.note_preferred(self._is_preferred, now=now)
         self._client.start(now=now)

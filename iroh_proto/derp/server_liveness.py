@@ -1,7 +1,7 @@
 """How a DERP server keeps a client's connection alive, and notices that it is dead.
 
-By dialect: on v2 it sends a KeepAlive at fixed intervals and expects nothing; on v3 it pings after
-some silence, which every frame of the client ends, and wants the pong soon.
+By dialect: on v2 and Tailscale's it sends a KeepAlive at fixed intervals and expects nothing; on v3
+it pings after some silence, which every frame of the client ends, and wants the pong soon.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0
 ``iroh-relay/src/{server/client,ping_tracker}.rs``.
@@ -42,7 +42,9 @@ class ServerLiveness:
         self._pings = dialect.ping_interval is not None
         self._interval = math.inf
         if dialect.keep_alive_interval is not None:
+            jitter = dialect.keep_alive_jitter
             self._interval = dialect.keep_alive_interval
+            self._interval += rng.uniform(0.0, jitter) if jitter else 0.0
         elif dialect.ping_interval is not None:
             self._interval = dialect.ping_interval + rng.uniform(*PING_JITTER)
         self._ping_data = b""

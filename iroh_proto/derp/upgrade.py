@@ -35,12 +35,24 @@ from wsproto.utilities import generate_accept_token
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.codec import Form
 from iroh_proto.errors import DecodeError, LocalProtocolError
+from iroh_proto.x25519 import X25519PublicKey
 
 HEAD_LIMIT = 16_384
 """Most bytes in the head of a request or response (as h11's own limit, and Apache's twice)."""
 
 FRAMED_UPGRADE = "iroh derp http"
 """What the ``Upgrade`` header says for the framed form, in every release of iroh."""
+
+DERP_UPGRADE = "DERP"
+"""What it says for that of Tailscale's dialect."""
+
+DERP_KEY_HEADER = "Derp-Public-Key"
+"""The header of a 101 by which a server of Tailscale's dialect gives its X25519 key, in hex."""
+
+FAST_START_HEADER = "Derp-Fast-Start"
+"""The header by which a client of Tailscale's dialect does without an HTTP answer: it says 1."""
+
+_DERP_VERSION = "2"
 
 WEBSOCKET_UPGRADE = "websocket"
 WEBSOCKET_VERSION = "13"
@@ -57,8 +69,10 @@ class ClientUpgrade:
 
     :param path: what to ask for; of the URL only the query counts beside it, as upstream.
     :param subprotocols: what to offer with a websocket, the best first.
+    :param upgrade: what to ask for in the framed form.
     :param token: what to show to a server that lets in none without one.
     :ivar request: the bytes to send.
+    :ivar names_derp_key: whether the answer has the key of a server of Tailscale's dialect.
     :ivar subprotocol: the one that the server chose, if it did.
     :ivar status: the status of the answer, once there is one.
     :ivar error: why the answer is none, or no good although it says 101.
@@ -70,6 +84,7 @@ class ClientUpgrade:
         "_key",
         "_offer",
         "error",
+        "names_derp_key",
         "request",
         "status",
         "subprotocol",
@@ -82,6 +97,7 @@ class ClientUpgrade:
         path: str,
         form: Form,
         rng: random.Random,
+        upgrade: str = FRAMED_UPGRADE,
         subprotocols: Sequence[str] = (),
         token: str | None = None,
     ) -> None:
@@ -98,7 +114,7 @@ class ClientUpgrade:
             if subprotocols:
                 headers.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
         else:
-            headers += [("Upgrade", FRAMED_UPGRADE), ("Connection", "upgrade")]
+            headers += [("Upgrade", upgrade), ("Connection", "upgrade")]
         if token is not None:
             headers.append(("Authorization", f"Bearer {token}"))
         _, has_query, query = url.path.partition("?")
@@ -112,6 +128,7 @@ class ClientUpgrade:
         self._offer = tuple(subprotocols)
         self.status: int | None = None
         self.subprotocol: str | None = None
+        self.names_derp_key = False
         self.error: DecodeError | None = None
 
     @property
@@ -142,8 +159,9 @@ class ClientUpgrade:
         if isinstance(event, h11.InformationalResponse) and not switches:
             return False
         self.status = event.status_code
+        headers = dict(event.headers)
+        self.names_derp_key = switches and DERP_KEY_HEADER.lower().encode() in headers
         if switches and self._key is not None:
-            headers = dict(event.headers)
             if headers.get(b"sec-websocket-accept") != generate_accept_token(self._key):
                 raise DecodeError("it does not accept this websocket")
             self._take_subprotocol(headers.get(b"sec-websocket-protocol"))
@@ -222,6 +240,14 @@ class ServerUpgrade:
             reason=HTTPStatus.SWITCHING_PROTOCOLS.phrase,
         )
         return _sent(self._connection, answer), self._head.rest()
+
+    def switch_silently(self) -> bytes:
+        """Agree to the upgrade without an answer; return what was received behind the request.
+
+        :raises LocalProtocolError: if an answer was given already.
+        """
+        self._take_answer()
+        return self._head.rest()
 
     def respond(self, status: HTTPStatus, headers: Headers = (), body: bytes = b"") -> bytes:
         """Return a complete response, after which the connection is to be closed.
@@ -312,6 +338,16 @@ class _Head:
 def framed_headers() -> list[tuple[str, str]]:
     """Return the headers that agree to the framed form."""
     return [("upgrade", FRAMED_UPGRADE), ("connection", "upgrade")]
+
+
+def derp_headers(server_key: X25519PublicKey) -> list[tuple[str, str]]:
+    """Return the headers that agree to the framed form of Tailscale's dialect."""
+    return [
+        ("Upgrade", DERP_UPGRADE),
+        ("Connection", "Upgrade"),
+        ("Derp-Version", _DERP_VERSION),
+        (DERP_KEY_HEADER, str(server_key)),
+    ]
 
 
 def websocket_headers(

@@ -1,7 +1,8 @@
 """Messages of a websocket, after its HTTP upgrade.
 
-Binary messages carry frames, text messages are skipped. wsproto parses them. They are built here,
-because wsproto takes its masks from the operating system and not from the machine's ``rng``.
+Binary messages carry frames, one each, and text messages are skipped; or they carry a stream cut
+anywhere, and text is a fault. wsproto parses them. They are built here, because wsproto takes its
+masks from the operating system and not from the machine's ``rng``.
 
 Source: RFC 6455 section 5.
 """
@@ -12,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
 from iroh_proto.errors import DecodeError
@@ -31,14 +32,18 @@ class WebsocketMessages:
     :param mask_rng: where a client takes its masks from (RFC 6455 section 5.3); a server, which
         does not mask, gives ``None``.
     :param check: is given the first byte of each message and the bytes behind it so far, and
-        raises :class:`DecodeError` for too many. This bounds what is kept of an unfinished one.
+        raises :class:`DecodeError` for too many. This bounds what is kept of an unfinished one;
+        of a stream nothing is kept.
     :ivar is_closed: whether the peer began the closing handshake, after which nothing is read.
     """
 
     __slots__ = ("_check", "_connection", "_mask_rng", "_message", "_replies", "is_closed")
 
     def __init__(
-        self, *, mask_rng: random.Random | None, check: Callable[[int, int], None]
+        self,
+        *,
+        mask_rng: random.Random | None,
+        check: Callable[[int, int], None] = lambda number, length: None,
     ) -> None:
         self._mask_rng = mask_rng
         self._check = check
@@ -55,10 +60,7 @@ class WebsocketMessages:
 
         :raises DecodeError: for what is no websocket; receive no more then.
         """
-        if self.is_closed:
-            return
-        self._connection.receive_data(data)
-        for event in self._connection.events():
+        for event in self._events(data):
             if isinstance(event, BytesMessage):
                 self._message += event.data
                 if self._message:
@@ -67,10 +69,17 @@ class WebsocketMessages:
                     message = bytes(self._message)
                     self._message.clear()
                     yield message
-            elif isinstance(event, Ping):
-                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
-            elif isinstance(event, CloseConnection):
-                self._take_close(event)
+
+    def receive_stream(self, data: bytes) -> Iterator[bytes]:
+        """Yield what binary messages hold, whole or not, as it comes.
+
+        :raises DecodeError: for what is no websocket, or for text; receive no more then.
+        """
+        for event in self._events(data):
+            if isinstance(event, TextMessage):
+                raise DecodeError("a websocket message of text")
+            if isinstance(event, BytesMessage):
+                yield bytes(event.data)
 
     def build(self, message: bytes) -> bytes:
         """Return the bytes of a binary message."""
@@ -87,6 +96,19 @@ class WebsocketMessages:
     def goodbye(self) -> bytes:
         """Return the bytes that begin the closing handshake."""
         return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        """Yield the messages, or parts of them; what else there is, is seen to."""
+        if self.is_closed:
+            return
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            if isinstance(event, Ping):
+                self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
+            elif isinstance(event, CloseConnection):
+                self._take_close(event)
+            else:
+                yield event
 
     def _take_close(self, event: CloseConnection) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:

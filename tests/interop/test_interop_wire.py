@@ -71,6 +71,7 @@ class DerpEar:
         self._send(handshake.begin())
         node_id = handshake.receive(await self.frame())
         self._send(handshake.accept())
+        assert isinstance(node_id, NodeId)
         return node_id
 
     async def frame(self) -> Frame:

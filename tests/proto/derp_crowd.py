@@ -13,7 +13,15 @@ from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.testing.contract import Call, React, Run
 from iroh_proto.testing.run import Operation
-from tests.proto.derp_peer import EAGER_WAYS, RELAY_WAYS, SERVER_KEY, WAYS, Peer, key
+from tests.proto.derp_peer import (
+    ALL_WAYS,
+    CURVE_WAYS,
+    EAGER_WAYS,
+    RELAY_WAYS,
+    SERVER_KEY,
+    Peer,
+    key,
+)
 
 
 class Crowd:
@@ -34,7 +42,7 @@ def join(way: str, number: int) -> React[DerpServer]:
         yield Call("receive_tcp_data", tcp_id, peer.request)
         if way in EAGER_WAYS:
             yield Call("receive_tcp_data", tcp_id, peer.begin())
-        elif way in RELAY_WAYS and (challenge := run.tcp_sent.get(tcp_id)):
+        elif way in RELAY_WAYS | CURVE_WAYS and (challenge := run.tcp_sent.get(tcp_id)):
             yield Call("receive_tcp_data", tcp_id, peer.receive(challenge))
 
     return React(f"join as {number} by {way}", function)
@@ -90,7 +98,7 @@ def crowd_of(run: Run[DerpServer]) -> Crowd:
 def operations() -> st.SearchStrategy[Operation[DerpServer]]:
     few = st.integers(2, 4)
     return st.one_of(
-        st.builds(join, st.sampled_from(sorted(WAYS)), few),
+        st.builds(join, st.sampled_from(sorted(ALL_WAYS)), few),
         st.builds(talk, few, few, st.sampled_from([0, 5, 1200])),
         st.builds(leave, st.integers(0, 5)),
         st.builds(answer_server_key, st.integers(0, 5)),

@@ -7,9 +7,12 @@ import random
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.approach import Approach
 from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.curve_frames import CurveRecvPacket
 from iroh_proto.derp.datagram_frames import RecvDatagram, RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.frames import Frame, RecvPacket, pack_datagrams, split_datagrams
+from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.node_names import NodeNames
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.upgrade import ClientUpgrade
 from iroh_proto.key import NodeId, SecretKey
@@ -31,6 +34,12 @@ RELAY_WAYS: dict[str, tuple[str, str, Form]] = {
     "relay-v2": ("relay-v2", "/relay", "websocket"),
 }
 WAYS = PACKED_WAYS | RELAY_WAYS
+# Their clients are known by X25519 keys; packets pass to the others where it is known whose.
+CURVE_WAYS: dict[str, tuple[str, str, Form]] = {
+    "tailscale": ("tailscale", "/derp", "framed"),
+    "tailscale websocket": ("tailscale", "/derp", "websocket"),
+}
+ALL_WAYS = WAYS | CURVE_WAYS
 EAGER_WAYS = [way for way in WAYS if not DIALECTS[WAYS[way][0]].server_speaks_first]
 
 
@@ -42,20 +51,25 @@ def key(number: int) -> SecretKey:
 class Peer:
     """A client's side of a connection, as bytes."""
 
-    def __init__(self, way: str, secret_key: SecretKey) -> None:
-        name, path, form = WAYS[way]
+    def __init__(self, way: str, secret_key: SecretKey, *, mesh_key: MeshKey | None = None) -> None:
+        name, path, form = ALL_WAYS[way]
         self.dialect = DIALECTS[name]
         self.node_id = secret_key.public
         rng = random.Random(secret_key.public)
+        self.names = NodeNames()
+        approach = Approach(name, path, form)
         self.upgrade = ClientUpgrade(
             url=URL,
             path=path,
             form=form,
             rng=rng,
-            subprotocols=Approach(name, path, form).subprotocols,
+            upgrade=approach.upgrade,
+            subprotocols=approach.subprotocols,
         )
         self.codec: FrameCodec = self.dialect.client_codec(form, rng=rng)
-        self.handshake = self.dialect.client_handshake(secret_key=secret_key, rng=rng)
+        self.handshake = self.dialect.client_handshake(
+            secret_key=secret_key, rng=rng, mesh_key=mesh_key
+        )
         self.request = self.upgrade.request
         self.frames: list[Frame] = []
         self._is_upgraded = False
@@ -90,6 +104,10 @@ class Peer:
                 packets.append((frame.src, frame.payload))
             elif isinstance(frame, RecvDatagram | RecvDatagramBatch):
                 packets += [(frame.src, payload) for payload in pack_datagrams(frame.datagrams())]
+            elif isinstance(frame, CurveRecvPacket):
+                source = self.names.sender(frame.src, frame.payload)
+                assert source is not None, "from a stranger"
+                packets += [(source, payload) for payload in pack_datagrams([frame.payload])]
         return packets
 
     def datagrams(self) -> list[tuple[NodeId, bytes]]:
@@ -102,6 +120,7 @@ class Peer:
 
     def packet_to(self, dst: NodeId, payload: bytes) -> bytes:
         """Return the bytes of a packet, or of the datagrams packed in it."""
+        self.names.want(dst)
         return self.codec.encode_packets(dst, [payload])
 
 
@@ -115,10 +134,12 @@ class World:
         self.peers: dict[int, Peer] = {}
         self._last_id = 0
 
-    def connect(self, way: str, secret_key: SecretKey) -> tuple[int, Peer]:
+    def connect(
+        self, way: str, secret_key: SecretKey, *, mesh_key: MeshKey | None = None
+    ) -> tuple[int, Peer]:
         """Bring a peer on to the server, handshake done."""
         self._last_id += 1
-        peer = self.peers[self._last_id] = Peer(way, secret_key)
+        peer = self.peers[self._last_id] = Peer(way, secret_key, mesh_key=mesh_key)
         self.server.accept_tcp(self._last_id, now=self.now)
         self.give(self._last_id, peer.request)
         if not peer.handshake.is_done:

@@ -8,27 +8,34 @@ from http import HTTPStatus
 
 from iroh_proto.address import DerpUrl
 from iroh_proto.box import SharedBox
+from iroh_proto.derp.approach import SUBPROTOCOLS
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, v2
-from iroh_proto.derp.dialects.relay_v1 import SUBPROTOCOLS
+from iroh_proto.derp.dialects import DIALECTS, ClientKey, v2
 from iroh_proto.derp.events import DerpClientEvent
 from iroh_proto.derp.frames import Frame, Ping, Pong
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.pool import DerpPool, DerpPoolEvent
-from iroh_proto.derp.upgrade import ServerUpgrade, framed_headers, websocket_headers
+from iroh_proto.derp.upgrade import (
+    ServerUpgrade,
+    derp_headers,
+    framed_headers,
+    websocket_headers,
+)
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
+from iroh_proto.x25519 import x25519_of
 
 URL = DerpUrl.from_str("http://relay.example")
 SERVER_KEY = SecretKey.from_bytes(b"\x01" * 32)
+CURVE_KEY = x25519_of(SERVER_KEY.public)
 CLIENT_KEY = SecretKey.from_bytes(b"\x02" * 32)
 PEER = SecretKey.from_bytes(b"\x03" * 32).public
 OTHER_PEER = SecretKey.from_bytes(b"\x04" * 32).public
 
-# What servers of each generation answer by path and form: a dialect, or a refusal.
-Answers = Mapping[tuple[str, Form], str]
+# What servers of each generation answer by path and form, or protocol: a dialect, or a refusal.
+Answers = Mapping[tuple[str, str], str]
 V2_SERVER: Answers = {("/derp", "framed"): "v2"}  # 0.6 to 0.13
 V3_SERVER_0_14: Answers = {("/derp", "framed"): "v3"}  # 0.14 to 0.19
 V3_SERVER: Answers = {  # 0.20 to 0.90
@@ -39,6 +46,13 @@ V3_SERVER: Answers = {  # 0.20 to 0.90
 }
 RELAY_V1_SERVER: Answers = {("/relay", "websocket"): "relay-v1", ("/relay", "framed"): "400"}
 RELAY_V2_SERVER: Answers = {("/relay", "websocket"): "relay-v2", ("/relay", "framed"): "400"}
+TAILSCALE_SERVER: Answers = {
+    ("/derp", "DERP"): "tailscale",
+    ("/derp", "websocket"): "tailscale",
+    ("/derp", "framed"): "426",
+    ("/relay", "framed"): "200",
+    ("/relay", "websocket"): "200",
+}
 WEBSOCKET_SERVER: Answers = {("/relay", "websocket"): "v3", ("/relay", "framed"): "400"}
 
 
@@ -58,7 +72,7 @@ class ServerSide:
         self.answers_pings = answers_pings
         self.is_slow = is_slow
         self.path = ""
-        self.node_id: NodeId | None = None
+        self.node_id: ClientKey | None = None
         self.frames: list[Frame] = []
         self.pings = 0
         self.is_broken = False
@@ -98,13 +112,19 @@ class ServerSide:
         assert request is not None
         self.path = request.path
         form: Form = "websocket" if request.upgrade == "websocket" else "framed"
-        answer = self.answers.get((request.path, form), "404")
+        kind = "DERP" if request.upgrade == "DERP" else form
+        answer = self.answers.get((request.path, kind), "404")
         if answer not in DIALECTS:
             return self._upgrade.respond(HTTPStatus(int(answer)))
-        chosen = next((name for name in SUBPROTOCOLS if SUBPROTOCOLS[name] == answer), None)
+        chosen = None
+        if form == "websocket":
+            chosen = next((name for name in SUBPROTOCOLS if SUBPROTOCOLS[name] == answer), None)
         offer = request.header("sec-websocket-protocol") or ""
         assert chosen is None or chosen in offer.split(", ")
-        headers = websocket_headers(request, chosen) if form == "websocket" else framed_headers()
+        if form == "websocket":
+            headers = websocket_headers(request, chosen)
+        else:
+            headers = derp_headers(CURVE_KEY) if answer == "tailscale" else framed_headers()
         head, trailing = self._upgrade.switch(headers)
         assert not trailing, "upstream's servers refuse clients that do not wait"
         dialect = DIALECTS[answer]
@@ -122,9 +142,9 @@ class ServerSide:
         self.frames.append(frame)
         return b""
 
-    def _accept(self, node_id: NodeId) -> bytes:
+    def _accept(self, node_id: ClientKey) -> bytes:
         frames = self._handshake.accept()
-        if frames and self.server_details != v2.ServerDetails():
+        if isinstance(node_id, NodeId) and frames and self.server_details != v2.ServerDetails():
             sealed = SharedBox(SERVER_KEY, node_id).seal(self.server_details.encode(), bytes(24))
             frames = [v2.ServerInfo(sealed)]
         return self.send(*frames)

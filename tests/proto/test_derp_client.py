@@ -47,12 +47,14 @@ from iroh_proto.derp.send_queue import QUEUED_PACKETS_LIMIT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.testing.strategies import chunkings
+from iroh_proto.x25519 import x25519_of
 from tests.proto.derp_world import (
     CLIENT_KEY,
     OTHER_PEER,
     PEER,
     RELAY_V1_SERVER,
     RELAY_V2_SERVER,
+    TAILSCALE_SERVER,
     URL,
     V2_SERVER,
     V3_SERVER,
@@ -72,6 +74,9 @@ WEBSOCKET = Approach(None, "/relay", "websocket")
 RELAY_V1 = Approach("relay-v1", "/relay", "websocket")
 RELAY_V2 = Approach("relay-v2", "/relay", "websocket")
 LISTEN = Approach(None, "/derp", "framed")
+OLD_WEBSOCKET = Approach(None, "/derp", "websocket")
+TAILSCALE = Approach("tailscale", "/derp", "framed")
+TAILSCALE_WEBSOCKET = Approach("tailscale", "/derp", "websocket")
 
 
 def new_client(
@@ -229,6 +234,8 @@ def test_connecting_takes_ten_seconds_at_most(progress: str) -> None:
         ("ws://a", "v2", V2),
         ("http://a", "relay-v1", RELAY_V1),
         ("wss://a", "relay-v2", RELAY_V2),
+        ("https://a", "tailscale", TAILSCALE),
+        ("wss://a", "tailscale", TAILSCALE_WEBSOCKET),
     ],
 )
 def test_the_first_way_follows_url_and_dialect(
@@ -264,17 +271,24 @@ def test_a_server_that_wants_a_token_is_asked_in_a_dialect_that_can_say_no(
         (V3, None, 400, WEBSOCKET),
         (V3, None, 426, WEBSOCKET),
         (V3, "v3", 400, V3_WEBSOCKET),
-        (WEBSOCKET, None, 404, Approach("v3", "/derp", "websocket")),
+        (WEBSOCKET, None, 404, OLD_WEBSOCKET),
+        (WEBSOCKET, None, 200, OLD_WEBSOCKET),
         (WEBSOCKET, None, 400, None),
         (RELAY_V1, "relay-v1", 404, None),
-        (RELAY_V2, None, 404, Approach("v3", "/derp", "websocket")),
+        (RELAY_V2, None, 404, OLD_WEBSOCKET),
         (V3, None, 403, None),
         (V3, None, 500, None),
-        (V3, None, 200, None),
-        (V3_WEBSOCKET, None, 404, Approach("v3", "/derp", "websocket")),
+        (V3, None, 200, LISTEN),
+        (V3, "v3", 200, None),
+        (V3_WEBSOCKET, None, 404, OLD_WEBSOCKET),
+        (V3_WEBSOCKET, "v3", 404, Approach("v3", "/derp", "websocket")),
         (V3_WEBSOCKET, None, 400, None),
         (LISTEN, None, 404, None),
+        (LISTEN, None, 426, TAILSCALE),
         (V2, "v2", 404, None),
+        (V2, "v2", 426, None),
+        (TAILSCALE, "tailscale", 426, None),
+        (TAILSCALE, None, 404, None),
     ],
 )
 def test_a_refusal_tells_the_next_way(
@@ -309,10 +323,12 @@ def test_trying_ends_whatever_a_server_answers(
         (WEBSOCKET_SERVER, [V3, WEBSOCKET]),
         (RELAY_V1_SERVER, [V3, WEBSOCKET]),
         (RELAY_V2_SERVER, [V3, WEBSOCKET]),
+        (TAILSCALE_SERVER, [V3, LISTEN, TAILSCALE]),
+        (TAILSCALE_SERVER, [WEBSOCKET, OLD_WEBSOCKET]),
     ],
 )
 def test_every_generation_of_servers_is_found_out(answers: Answers, way: list[Approach]) -> None:
-    approach: Approach | None = None
+    approach: Approach | None = way[0]
     for step in way:
         client, server = new_client(approach), ServerSide(answers)
         client.start(now=0.0)
@@ -322,7 +338,9 @@ def test_every_generation_of_servers_is_found_out(answers: Answers, way: list[Ap
         events = events_of(client)
         if isinstance(events[0], DerpConnected):
             assert step == way[-1]
-            assert server.node_id == CLIENT_KEY.public
+            is_tailscale = events[0].dialect == "tailscale"
+            ours = CLIENT_KEY.public
+            assert server.node_id == (x25519_of(ours) if is_tailscale else ours)
             assert events[0].dialect in answers.values()
             # Next time it is known.
             again, server = new_client(events[0].approach), ServerSide(answers)

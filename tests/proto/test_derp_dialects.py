@@ -11,11 +11,14 @@ import pytest
 
 from iroh_proto.box import SharedBox
 from iroh_proto.derp.codec import FramedCodec, WebsocketCodec
+from iroh_proto.derp.curve_codec import CurveCodec, CurveWebsocketCodec
 from iroh_proto.derp.dialects import DIALECTS, Dialect, v2, v3
 from iroh_proto.derp.frames import Frame, Health, KeepAlive, Ping, SendRate
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.relay_codec import RelayCodec
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.x25519 import x25519_of
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "relay.json").read_text())
 V2: dict[str, Any] = VECTORS["iroh_0_6_to_0_13_derp_v2"]
@@ -77,7 +80,7 @@ def test_v2_server_reads_every_client_info(vector: dict[str, Any]) -> None:
     mesh_key = vector["fields"]["mesh_key"]
     details = v2.ClientDetails(
         version=vector["fields"]["version"],
-        mesh_key=None if mesh_key is None else bytes.fromhex(mesh_key),
+        mesh_key=None if mesh_key is None else MeshKey.from_str(mesh_key),
         can_ack_pings=vector["fields"]["can_ack_pings"],
         is_prober=vector["fields"]["is_prober"],
     )
@@ -283,7 +286,7 @@ def test_a_v2_server_refuses_a_v3_client_info() -> None:
 
 
 def test_dialects_go_by_their_names() -> None:
-    assert list(DIALECTS) == ["v2", "v3", "relay-v1", "relay-v2"]
+    assert list(DIALECTS) == ["v2", "v3", "relay-v1", "relay-v2", "tailscale"]
     for name, dialect in DIALECTS.items():
         assert dialect.name == name
     assert v2.DIALECT.server_speaks_first
@@ -299,6 +302,8 @@ def test_dialects_go_by_their_names() -> None:
         ("v3", "websocket"),
         ("relay-v1", "websocket"),
         ("relay-v2", "websocket"),
+        ("tailscale", "framed"),
+        ("tailscale", "websocket"),
     ],
 )
 def test_both_sides_of_a_dialect_agree(name: str, form: Any) -> None:
@@ -308,14 +313,20 @@ def test_both_sides_of_a_dialect_agree(name: str, form: Any) -> None:
     client = dialect.client_handshake(secret_key=CLIENT, rng=rng)
     server = dialect.server_handshake(secret_key=SERVER, rng=rng)
     client_codec, server_codec = dialect.client_codec(form, rng=rng), dialect.server_codec(form)
-    kinds = {"v2": FramedCodec, "v3": FramedCodec if form == "framed" else WebsocketCodec}
+    kinds = {
+        "v2": FramedCodec,
+        "v3": FramedCodec if form == "framed" else WebsocketCodec,
+        "tailscale": CurveCodec if form == "framed" else CurveWebsocketCodec,
+    }
     assert isinstance(client_codec, kinds.get(name, RelayCodec))
     assert isinstance(server_codec, kinds.get(name, RelayCodec))
     upwards = [*client.begin()]
     for frame in client_codec.receive(b"".join(map(server_codec.encode, server.begin()))):
         upwards += client.receive(frame)
     (frame,) = server_codec.receive(b"".join(map(client_codec.encode, upwards)))
-    assert server.receive(frame) == CLIENT.public
+    ours = x25519_of(CLIENT.public) if dialect.has_curve_keys else CLIENT.public
+    assert server.receive(frame) == ours
+    assert server.mesh_key is None
     for frame in client_codec.receive(b"".join(map(server_codec.encode, server.accept()))):
         assert client.receive(frame) == ()
     assert client.is_done

@@ -35,6 +35,7 @@ from iroh_proto.derp.frames import (
     RecvPacket,
     Restarting,
     SendPacket,
+    WatchConns,
     node_id_of,
     pack_datagrams,
     packed_size,
@@ -61,7 +62,7 @@ V2_FRAMES: dict[str, Frame] = {
     "note_preferred_false": NotePreferred(False),
     "peer_gone": PeerGone(PEER),
     "peer_present": v2.PeerPresent(PEER),
-    "watch_conns": v2.WatchConns(),
+    "watch_conns": WatchConns(),
     "close_peer": v2.ClosePeer(PEER),
     "ping": Ping(bytes(range(8))),
     "pong": Pong(bytes(range(8))),
@@ -267,16 +268,13 @@ def test_v3_has_no_frames_of_meshes_or_server_keys() -> None:
         with pytest.raises(DecodeError, match="unknown"):
             v3.FRAMES.decoder(number, 0)
     with pytest.raises(LocalProtocolError, match="no WatchConns"):
-        FramedCodec(v3.FRAMES, is_server=False).encode(v2.WatchConns())
+        FramedCodec(v3.FRAMES, is_server=False).encode(WatchConns())
     with pytest.raises(LocalProtocolError, match="cannot have 9 bytes"):
         FramedCodec(v3.FRAMES, is_server=False).encode(Ping(bytes(9)))
 
 
 def test_what_no_client_may_send_is_a_fault_to_servers() -> None:
     for table, frame in (
-        (v2.FRAMES_OF_CLIENTS, v2.WatchConns()),
-        (v2.FRAMES_OF_CLIENTS, v2.ClosePeer(A)),
-        (v2.FRAMES_OF_CLIENTS, v2.ForwardPacket(A, A, b"")),
         (v2.FRAMES_OF_CLIENTS, Health("")),
         (v3.FRAMES_OF_CLIENTS, Health("")),
     ):

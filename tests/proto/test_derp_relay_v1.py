@@ -606,7 +606,8 @@ def test_the_client_wants_challenge_and_confirmation(
     ],
 )
 def test_the_newest_known_subprotocol_is_chosen(offer: str, chosen: str | None) -> None:
-    assert best_subprotocol(offer) == chosen
+    assert best_subprotocol(offer, path="/relay") == chosen
+    assert best_subprotocol(offer, path="/derp") == ("derp" if "derp" in offer else None)
 
 
 def asked(*headers: str, rng: random.Random | None = None) -> DerpServerConnection:

@@ -228,7 +228,7 @@ class TestRouting:
         assert router.disconnect(4) == ([], 2)
         assert [target for target, _ in router.route(3, sent((A, [b"y"])))] == [2]
         assert router.disconnect(1) == ([], None)
-        assert router.disconnect(2) == ([3], None)  # for what the one that waited had sent
+        assert router.disconnect(2) == ([(3, A)], None)  # for what the one that waited had sent
         assert router.stats.clients_back == 2
 
     def test_who_was_sent_to_hears_of_the_end(self) -> None:
@@ -237,7 +237,7 @@ class TestRouting:
             router.connect(client_id, node_id)
         router.route(1, sent((B, [b"x"]), (A, [b"self"])))
         router.route(3, sent((A, [b"y"])))
-        assert router.disconnect(1) == ([2], None)
+        assert router.disconnect(1) == ([(2, A)], None)
         assert router.disconnect(1) == ([], None)
         assert router.disconnect(3) == ([], None)  # whom it had sent to is gone
 
@@ -257,7 +257,7 @@ class TestRouting:
             router.route(0, sent((node_id, [b"x"])))
         told = router.disconnect(0).told
         assert len(told) == DESTINATIONS_LIMIT
-        assert told[-1] == len(keys)  # the latest are the ones that are kept
+        assert told[-1] == (len(keys), A)  # the latest are the ones that are kept
 
 
 def framed(payload: bytes) -> bytes:

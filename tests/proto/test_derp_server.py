@@ -23,6 +23,7 @@ from iroh_proto.derp.frames import (
     Pong,
     RecvPacket,
     Restarting,
+    WatchConns,
     pack_datagrams,
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
@@ -200,7 +201,7 @@ class TestPages:
             b"GET /relay HTTP/1.0\r\nupgrade: iroh derp http\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: iroh derp http\r\ncontent-length: 3\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: something else\r\n",
-            b"GET /derp HTTP/1.1\r\nupgrade: DERP\r\n",
+            b"GET /relay HTTP/1.1\r\nupgrade: DERP\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n",
             b"GET /relay HTTP/1.1\r\nupgrade: websocket\r\nsec-websocket-key: AAAA\r\n"
@@ -370,7 +371,7 @@ class TestGenerations:
     @pytest.mark.parametrize(
         "frame",
         [
-            v2.WatchConns(),
+            WatchConns(),
             v2.ClosePeer(BOB.public),
             v2.ForwardPacket(BOB.public, ALICE.public, b"x"),
             Health("sick"),

@@ -60,7 +60,7 @@ CLOCK_READINGS = {"now", "utcnow", "today"}
 
 # The libraries each part of iroh_proto is built on. Others are for a reason to be given here.
 LIBRARIES = {
-    "nacl": {"key", "box", "openssh"},
+    "nacl": {"key", "box", "openssh", "x25519"},
     "cryptography": {"box", "openssh", "stun", "identity"},
     "h11": {"derp"},
     "wsproto": {"derp"},
@@ -84,6 +84,7 @@ FOUNDATION = {
     "ticket",
     "node_record",
     "openssh",
+    "x25519",
 }
 FAMILIES = {"stun", "disco", "derp", "portmap", "discovery", "identity"}
 ABOVE_FAMILIES = {"paths", "netcheck"}

@@ -18,6 +18,7 @@ server. The machines that use it know no generation::
 | v3 | 0.14 to 0.90 | ``/relay``, and ``/derp`` before 0.21 | client's |
 | relay-v1 | 0.91 and later | ``/relay``, a websocket with a subprotocol | server's |
 | relay-v2 | 0.98 and later | as relay-v1 | server's |
+| tailscale | Tailscale's own servers | ``/derp``, ``Upgrade: DERP`` | server's |
 """
 
 from __future__ import annotations
@@ -25,12 +26,18 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import relay_v1, v2, v3
+from iroh_proto.derp.dialects import relay_v1, tailscale, v2, v3
 from iroh_proto.derp.frames import Frame, SendRate
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.x25519 import X25519PublicKey
+
+ClientKey: TypeAlias = NodeId | X25519PublicKey
+"""Whose key a client has proven to hold: that of a node, or with Tailscale's dialect any X25519
+key."""
 
 
 class ClientHandshake(Protocol):
@@ -57,10 +64,14 @@ class ClientHandshake(Protocol):
 class ServerHandshake(Protocol):
     """The server's side of a handshake. Frames that it returns are to be sent in order."""
 
+    @property
+    def mesh_key(self) -> MeshKey | None:
+        """What the client gave to be taken for a server of the mesh, if it did."""
+
     def begin(self) -> Sequence[Frame]:
         """Return what the server says first, once the HTTP upgrade is done."""
 
-    def receive(self, frame: Frame) -> NodeId:
+    def receive(self, frame: Frame) -> ClientKey:
         """Take the client's frame and return who has proved to be there.
 
         :raises DecodeError: if it is not what the handshake wants, or proves nothing; the
@@ -104,6 +115,10 @@ class Dialect(Protocol):
         """Seconds between KeepAlive frames that a server sends, ``None`` if it pings instead."""
 
     @property
+    def keep_alive_jitter(self) -> float:
+        """Seconds that chance adds at most to that interval, once per connection."""
+
+    @property
     def ping_interval(self) -> float | None:
         """Seconds of silence after which either side pings, ``None`` if only on demand."""
 
@@ -111,10 +126,18 @@ class Dialect(Protocol):
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
 
+    @property
+    def older_waits(self) -> bool:
+        """Whether the older of two clients with one key stays connected."""
+
+    @property
+    def has_curve_keys(self) -> bool:
+        """Whether clients are named by X25519 keys, and each packet holds one bare datagram."""
+
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return what tells a client whether it gets packets while another one has its key.
 
-        ``None`` if there are no words for that: the older of the two is to be closed.
+        ``None`` if there are no words for that.
         """
 
     def throttled(self) -> Frame | None:
@@ -126,8 +149,14 @@ class Dialect(Protocol):
     def server_codec(self, form: Form) -> FrameCodec:
         """Return the codec of a server's side."""
 
-    def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> ClientHandshake:
-        """Return a client's handshake on one connection."""
+    def client_handshake(
+        self, *, secret_key: SecretKey, rng: random.Random, mesh_key: MeshKey | None = None
+    ) -> ClientHandshake:
+        """Return a client's handshake on one connection.
+
+        :param mesh_key: what to give to be taken for a server of the mesh, in a dialect that has
+            meshes.
+        """
 
     def server_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> ServerHandshake:
         """Return a server's handshake on one connection."""
@@ -136,10 +165,16 @@ class Dialect(Protocol):
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         dialect.name: dialect
-        for dialect in (v2.DIALECT, v3.DIALECT, relay_v1.DIALECT_V1, relay_v1.DIALECT_V2)
+        for dialect in (
+            v2.DIALECT,
+            v3.DIALECT,
+            relay_v1.DIALECT_V1,
+            relay_v1.DIALECT_V2,
+            tailscale.DIALECT,
+        )
     }
 )
 """The dialects by name."""
 
-FRAMED_DIALECTS = frozenset(name for name, dialect in DIALECTS.items() if "framed" in dialect.forms)
-"""Those that are spoken without a websocket as well, as clients on ``/derp`` do."""
+FRAMED_DIALECTS = frozenset({v2.DIALECT.name, v3.DIALECT.name})
+"""Those that clients of iroh speak on ``/derp`` without a websocket."""

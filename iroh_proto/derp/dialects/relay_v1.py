@@ -57,6 +57,7 @@ from iroh_proto.derp.frames import (
     Status,
     node_id_of,
 )
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.relay_codec import BODY_LIMIT, SENT_BATCH, SENT_DATAGRAM, RelayCodec
 from iroh_proto.derp.segments import RELAYED_BATCH, RELAYED_DATAGRAM
 from iroh_proto.errors import DecodeError
@@ -222,6 +223,8 @@ class RelayClientHandshake:
 class RelayServerHandshake:
     """The server's side."""
 
+    mesh_key: MeshKey | None = None
+
     def __init__(self, *, rng: random.Random) -> None:
         self._challenge = rng.randbytes(CHALLENGE_SIZE)
         self._is_forged = False
@@ -266,8 +269,11 @@ class RelayDialect:
     server_speaks_first = True
     tells_preference = False
     keep_alive_interval: float | None = None
+    keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+    older_waits = True
+    has_curve_keys = False
 
     def __init__(self, *, name: str, has_status: bool) -> None:
         self.name = name
@@ -293,7 +299,7 @@ class RelayDialect:
         return RelayCodec(FRAMES_OF_CLIENTS, mask_rng=None)
 
     def client_handshake(
-        self, *, secret_key: SecretKey, rng: random.Random
+        self, *, secret_key: SecretKey, rng: random.Random, mesh_key: MeshKey | None = None
     ) -> RelayClientHandshake:
         """Return a client's handshake on one connection."""
         return RelayClientHandshake(secret_key=secret_key)

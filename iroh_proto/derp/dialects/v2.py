@@ -10,8 +10,8 @@ postcard(ClientInfo) is ``version || Option<mesh key (32)> || can_ack_pings || i
 postcard(ServerInfo) ``version || bytes per second || burst``, integers as LEB128 varints. Bytes
 behind them are ignored. Sealed means :class:`~iroh_proto.box.SharedBox`, nonce last.
 
-Frames 9, 10, 11 and 16 served meshes of servers until 0.12; they decode, but no server here
-grants what they ask. A frame with another number ends the connection.
+Frames 9, 10, 11 and 16 serve meshes of servers, until 0.12. A frame with another number ends the
+connection.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/{codec,types,client,client_conn,server}.rs``.
 """
@@ -43,8 +43,10 @@ from iroh_proto.derp.frames import (
     Restarting,
     SendPacket,
     SendRate,
+    WatchConns,
     node_id_of,
 )
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_bool, encode_option, encode_varint
@@ -133,11 +135,6 @@ class PeerPresent(Frame):
 
 
 @dataclass(slots=True)
-class WatchConns(Frame):
-    """Mesh member to server: tell who comes and goes. Empty body."""
-
-
-@dataclass(slots=True)
 class ClosePeer(Frame):
     """Mesh member to server: close the connection of ``node_id``. Body: ``node id (32)``."""
 
@@ -197,9 +194,9 @@ FRAMES = FrameTable(
 )
 
 
-FRAMES_OF_CLIENTS = FRAMES.refusing(WatchConns, ClosePeer, ForwardPacket, Health)
-"""The table of servers. Mesh frames end the connection of those who are no mesh members. Health
-does so too, though not upstream: no client sends it, and it could fill a server's memory."""
+FRAMES_OF_CLIENTS = FRAMES.refusing(Health)
+"""The table of servers. Health ends the connection, though not upstream: no client sends it, and it
+could fill a server's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +204,7 @@ class ClientDetails:
     """What a client says of itself inside the box."""
 
     version: int = VERSION
-    mesh_key: bytes | None = None
+    mesh_key: MeshKey | None = None
     can_ack_pings: bool = True
     is_prober: bool = False
 
@@ -215,7 +212,7 @@ class ClientDetails:
         """Return the postcard bytes."""
         fields = (
             encode_varint(self.version),
-            encode_option(self.mesh_key),
+            encode_option(None if self.mesh_key is None else self.mesh_key.to_bytes()),
             encode_bool(self.can_ack_pings),
             encode_bool(self.is_prober),
         )
@@ -230,7 +227,7 @@ class ClientDetails:
         reader = Reader(data)
         return cls(
             version=reader.varint(),
-            mesh_key=reader.option(lambda: reader.take(KEY_SIZE)),
+            mesh_key=MeshKey.received(reader.option(lambda: reader.take(KEY_SIZE))),
             can_ack_pings=reader.boolean(),
             is_prober=reader.boolean(),
         )
@@ -266,9 +263,12 @@ class ServerDetails:
 class V2ClientHandshake:
     """The client's side. ``server_key`` is the server's id once it said so."""
 
-    def __init__(self, *, secret_key: SecretKey, rng: random.Random) -> None:
+    def __init__(
+        self, *, secret_key: SecretKey, rng: random.Random, mesh_key: MeshKey | None = None
+    ) -> None:
         self._secret_key = secret_key
         self._rng = rng
+        self._details = ClientDetails(mesh_key=mesh_key)
         self._box: SharedBox | None = None
         self.server_key: NodeId | None = None
         self.is_done = False
@@ -289,7 +289,7 @@ class V2ClientHandshake:
                 raise DecodeError(f"wanted ServerKey, got {type(frame).__name__}")
             self.server_key = frame.node_id
             self._box = SharedBox(self._secret_key, frame.node_id)
-            sealed = self._box.seal(ClientDetails().encode(), self._rng.randbytes(BOX_NONCE_SIZE))
+            sealed = self._box.seal(self._details.encode(), self._rng.randbytes(BOX_NONCE_SIZE))
             return (ClientInfo(self._secret_key.public, sealed),)
         if not isinstance(frame, ServerInfo):
             raise DecodeError(f"wanted ServerInfo, got {type(frame).__name__}")
@@ -310,6 +310,11 @@ class V2ServerHandshake:
         self._rng = rng
         self._box: SharedBox | None = None
         self.details: ClientDetails | None = None
+
+    @property
+    def mesh_key(self) -> MeshKey | None:
+        """The mesh key that the client gave."""
+        return None if self.details is None else self.details.mesh_key
 
     def begin(self) -> Sequence[Frame]:
         """Return ServerKey."""
@@ -355,8 +360,11 @@ class V2Dialect:
     server_speaks_first = True
     tells_preference = True
     keep_alive_interval: float | None = KEEP_ALIVE_INTERVAL
+    keep_alive_jitter = 0.0
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
+    older_waits = False
+    has_curve_keys = False
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
@@ -374,9 +382,11 @@ class V2Dialect:
         """Return the codec of a server's side."""
         return FramedCodec(FRAMES_OF_CLIENTS, is_server=True)
 
-    def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> V2ClientHandshake:
+    def client_handshake(
+        self, *, secret_key: SecretKey, rng: random.Random, mesh_key: MeshKey | None = None
+    ) -> V2ClientHandshake:
         """Return a client's handshake on one connection."""
-        return V2ClientHandshake(secret_key=secret_key, rng=rng)
+        return V2ClientHandshake(secret_key=secret_key, rng=rng, mesh_key=mesh_key)
 
     def server_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> V2ServerHandshake:
         """Return a server's handshake on one connection."""

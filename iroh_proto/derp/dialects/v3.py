@@ -40,6 +40,7 @@ from iroh_proto.derp.frames import (
     SendRate,
     node_id_of,
 )
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, SIGNATURE_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_varint
@@ -126,6 +127,8 @@ class V3ClientHandshake:
 class V3ServerHandshake:
     """The server's side."""
 
+    mesh_key: MeshKey | None = None
+
     def begin(self) -> Sequence[Frame]:
         """Return nothing: the client speaks first."""
         return ()
@@ -165,8 +168,11 @@ class V3Dialect:
     server_speaks_first = False
     tells_preference = True
     keep_alive_interval: float | None = None
+    keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+    older_waits = False
+    has_curve_keys = False
 
     def standing(self, *, is_active: bool) -> Frame | None:
         """Return nothing: the older of two with one key is closed."""
@@ -188,7 +194,9 @@ class V3Dialect:
             return WebsocketCodec(FRAMES_OF_CLIENTS, mask_rng=None)
         return FramedCodec(FRAMES_OF_CLIENTS, is_server=True)
 
-    def client_handshake(self, *, secret_key: SecretKey, rng: random.Random) -> V3ClientHandshake:
+    def client_handshake(
+        self, *, secret_key: SecretKey, rng: random.Random, mesh_key: MeshKey | None = None
+    ) -> V3ClientHandshake:
         """Return a client's handshake on one connection."""
         return V3ClientHandshake(secret_key=secret_key)
 
