@@ -38,6 +38,7 @@ from iroh_anyio.derper.config import (
     HTTPS_PORT,
     MAX_CONNECTIONS,
     METRICS_PORT,
+    WORKERS_LIMIT,
     DerperConfig,
     TlsConfig,
 )
@@ -141,6 +142,7 @@ class _Reader:
             max_connections=_or(
                 own.integer("max_connections", least=1, most=CONNECTIONS_LIMIT), MAX_CONNECTIONS
             ),
+            workers=_or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1),
             drain_time=_or(own.number("drain_time", above=0, most=DRAIN_LIMIT), DRAIN_TIME),
             listen_dialect=own.choice("listen_dialect", LISTEN_DIALECTS),
             notices=tuple(self._notices),

@@ -12,6 +12,7 @@ from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.dialects.v2 import ClosePeer, ForwardPacket
 from iroh_proto.derp.frames import WatchConns
 from iroh_proto.derp.mesh import (
+    RETRY_INTERVAL,
     DerpMesh,
     LinkLost,
     MeshServer,
@@ -52,6 +53,7 @@ class RelayMesh:
         mesh_key: MeshKey | None,
         secret_key: SecretKey,
         rng: random.Random,
+        retry_interval: float = RETRY_INTERVAL,
     ) -> None:
         if servers and mesh_key is None:
             raise LocalProtocolError("a mesh needs its key")
@@ -64,7 +66,11 @@ class RelayMesh:
         self._links: DerpMesh | None = None
         if mesh_key is not None:
             self._links = DerpMesh(
-                servers=servers, secret_key=secret_key, mesh_key=mesh_key, rng=rng
+                servers=servers,
+                secret_key=secret_key,
+                mesh_key=mesh_key,
+                rng=rng,
+                retry_interval=retry_interval,
             )
 
     @property
