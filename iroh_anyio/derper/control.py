@@ -11,7 +11,8 @@ import os
 import pickle
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -224,20 +225,26 @@ class ControlChannel:
         return True
 
 
-def write_settings(config: DerperConfig) -> int:
-    """Return a file in memory with settings; the caller closes it."""
+@contextmanager
+def settings_file(config: DerperConfig) -> Iterator[int]:
+    """Give a file in memory with settings, for :func:`read_settings` to read."""
     file = os.memfd_create("derper-settings")
-    with os.fdopen(os.dup(file), "wb") as writer:
-        pickle.dump(config, writer)
-    return file
+    try:
+        with os.fdopen(os.dup(file), "wb") as writer:
+            pickle.dump(config, writer)
+        yield file
+    finally:
+        os.close(file)
 
 
 def read_settings(file: int) -> DerperConfig:
-    """Read settings, and close their file."""
-    with os.fdopen(file, "rb") as reader:
-        reader.seek(0)
-        config: DerperConfig = pickle.load(reader)
-        return config
+    """Read settings, and close their file. Others may read it at the same time."""
+    try:
+        data = os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(file)
+    config: DerperConfig = pickle.loads(data)
+    return config
 
 
 def _close_all(files: Sequence[int]) -> None:
