@@ -51,6 +51,10 @@ class PeerPort(TcpAcceptor):
         super().start(driver)
         driver.handle(TcpRequested, self._requested)
 
+    def is_peer(self, tcp_id: int) -> bool:
+        """Say whether a connection is one to another process of the server."""
+        return tcp_id in self._peer_ids
+
     def complete_dial(self, tcp_id: int, peer: socket.socket) -> None:
         """Take a connection that the machine asked for."""
         if tcp_id not in self._dials:

@@ -287,6 +287,9 @@ class Derper(Service):
         assert isinstance(self._acceptor, PeerPort)
         self._acceptor.accept_peer(peer)
 
+    def _is_peer(self, tcp_id: int) -> bool:
+        return isinstance(self._acceptor, PeerPort) and self._acceptor.is_peer(tcp_id)
+
     def set_aside(self, key: ClientKey) -> None:
         """Have the client with a key give way to a newer one at one of the peers."""
         self._machine.set_aside(key, now=self._driver.now())
@@ -317,13 +320,13 @@ class Derper(Service):
         logger.debug("%s", event)
 
     def _on_connected(self, event: ClientConnected) -> None:
-        if self._peers is not None:
+        if self._peers is not None and not self._is_peer(event.tcp_id):
             self._peers.tell(event.node_id, True)
         logger.debug("%s", event)
 
     def _on_disconnected(self, event: ClientDisconnected) -> None:
         self._disconnects += 1
-        if self._peers is not None:
+        if self._peers is not None and not self._is_peer(event.tcp_id):
             self._peers.tell(event.node_id, False)
         logger.debug("%s", event)
 
