@@ -48,6 +48,7 @@ from iroh_proto.magicsock import (
     DnsRequested,
     HomeDerpChanged,
     InterfacesRequested,
+    Magicsock,
     RemoteInfo,
 )
 
@@ -131,6 +132,7 @@ class MagicEndpoint(Service):
         http_proxy: HttpProxy | str | None = None,
         qlog_dir: str | os.PathLike[str] | None = None,
         keylog_file: str | os.PathLike[str] | None = None,
+        trace_file: str | os.PathLike[str] | None = None,
         on_event: Callable[[EndpointEvent], None] | None = None,
     ) -> Self:
         """Open the sockets of an endpoint; its tasks start when it is entered.
@@ -153,9 +155,12 @@ class MagicEndpoint(Service):
         :param qlog_dir: an existing folder for a qlog file per connection.
         :param keylog_file: a file that TLS secrets are appended to, by default what the
             environment's ``SSLKEYLOGFILE`` says. Whoever has it can read everything.
+        :param trace_file: a file to write anew, in which is told why paths are what they are, for
+            ``iroh-anyio lab draw`` and ``replay``. No secret key and no payload is in it, but node
+            ids and IP addresses are (:mod:`iroh_proto.trace.node_tape`).
         :param on_event: called with every event of the machine, from inside its tasks.
-        :raises OSError: if an IPv4 address, or every address, cannot be bound, or the key log
-            or the file of authorities cannot be opened.
+        :raises OSError: if an IPv4 address, or every address, cannot be bound, or a file cannot
+            be opened.
         :raises DecodeError: if an address or proxy does not parse.
         :raises LocalProtocolError: if a setting makes no sense.
         """
@@ -172,24 +177,30 @@ class MagicEndpoint(Service):
                 raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
             authorities = Authorities.load(ca_file)
             make_ssl_context = authorities.ssl_context
-            options = replace(options, ca_certificates=authorities.pem)
+            options = replace(options, ca_certificates=authorities.pem_beside_public())
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:
             options = replace(options, keep_alive_interval=keep_alive_interval)
         if accept_filter is not UNSET:
             options = replace(options, accept_filter=accept_filter)
-        log_files = LogFiles.open(qlog_dir, keylog_file)
+        secret_key = secret_key or SecretKey.generate()
+        log_files = LogFiles.open(qlog_dir, keylog_file, trace_file)
         options = log_files.apply(options)
+        make_magicsock: Callable[..., Magicsock] = Magicsock
+        if log_files.trace is not None:
+            make_magicsock = log_files.trace.begin(secret_key, now=anyio.current_time())
+            on_event = log_files.trace.observer(on_event)
         sockets: list[UdpSocket] = []
         try:
             machine = EndpointMachine(
-                secret_key=secret_key or SecretKey.generate(),
+                secret_key=secret_key,
                 alpns=tuple(alpns),
                 derp_map=derp_map,
                 rng=random.SystemRandom(),
                 unix_time=time.time(),
                 options=options,
+                make_magicsock=make_magicsock,
             )
             sockets = bind_sockets(addrs)
             dialer = TcpDialer(machine, ssl_context=make_ssl_context, proxy=proxy)

@@ -1,4 +1,4 @@
-"""What an endpoint writes for people who look into QUIC: qlog files and TLS secrets."""
+"""What an endpoint writes for people who look into it: qlog files, TLS secrets, a time line."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import IO, Self, TypeAlias
 from aioquic.quic.logger import QuicFileLogger, QuicLoggerTrace
 
 from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.trace_file import TraceFile, open_private
 
 PathText: TypeAlias = str | os.PathLike[str]
-
-KEYLOG_MODE = 0o600
-"""Whoever reads the secrets reads the traffic, so a new file is for its owner alone."""
 
 
 class LogFiles:
     """The files of one endpoint, open until :meth:`close`."""
 
-    def __init__(self, qlog: _QlogFolder | None, keylog: IO[str] | None) -> None:
+    def __init__(
+        self, qlog: _QlogFolder | None, keylog: IO[str] | None, trace: TraceFile | None
+    ) -> None:
+        self.trace = trace
         self._qlog = qlog
         self._keylog = keylog
 
     @classmethod
-    def open(cls, qlog_dir: PathText | None, keylog_file: PathText | None) -> Self:
+    def open(
+        cls,
+        qlog_dir: PathText | None,
+        keylog_file: PathText | None,
+        trace_file: PathText | None = None,
+    ) -> Self:
         """Open what was asked for, by argument or by the environment's ``SSLKEYLOGFILE``.
 
         :raises OSError: if a file cannot be opened, or the folder does not exist.
@@ -35,10 +41,16 @@ class LogFiles:
                 raise NotADirectoryError(f"there is no folder {os.fspath(qlog_dir)} for qlog files")
             qlog = _QlogFolder(os.fspath(qlog_dir))
         keylog_file = keylog_file or os.environ.get("SSLKEYLOGFILE")
-        if not keylog_file:
-            return cls(qlog, None)
-        descriptor = os.open(keylog_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, KEYLOG_MODE)
-        return cls(qlog, open(descriptor, "a", encoding="ascii"))
+        keylog: IO[str] | None = None
+        if keylog_file:
+            keylog = open_private(keylog_file, os.O_APPEND)
+        try:
+            trace = None if trace_file is None else TraceFile(trace_file)
+        except OSError:
+            if keylog is not None:
+                keylog.close()
+            raise
+        return cls(qlog, keylog, trace)
 
     def apply(self, options: EndpointOptions) -> EndpointOptions:
         """Return the options with these files in place of their own."""
@@ -54,6 +66,8 @@ class LogFiles:
             self._qlog.end_all()
         if self._keylog is not None:
             self._keylog.close()
+        if self.trace is not None:
+            self.trace.close()
 
 
 class _QlogFolder(QuicFileLogger):

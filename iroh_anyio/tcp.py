@@ -214,7 +214,7 @@ class TcpDialer(TcpPort):
         self._user = machine
         self._make_ssl_context = ssl_context
         self._proxy = proxy
-        self._ssl_context: ssl.SSLContext | None = None
+        self._client_context: ssl.SSLContext | None = None
         self._dials: dict[int, anyio.CancelScope] = {}
 
     def start(self, driver: Driver[Any]) -> None:
@@ -253,6 +253,6 @@ class TcpDialer(TcpPort):
             self.driver.flush()
 
     def _context(self) -> ssl.SSLContext:
-        if self._ssl_context is None:
-            self._ssl_context = self._make_ssl_context()
-        return self._ssl_context
+        if self._client_context is None:
+            self._client_context = self._make_ssl_context()
+        return self._client_context

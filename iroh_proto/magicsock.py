@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, assert_never
 
@@ -89,14 +89,24 @@ class Magicsock:
     :param derp_map: the DERP servers this node may make its home; others are used when a peer's
         address names them.
     :param rng: for keys of all kinds and for choices; :class:`random.SystemRandom` in production.
+    :param make_finder: makes the machine that decides on paths, or what stands in for it.
+    :param make_own_addresses: makes the machine that finds this node's addresses, likewise.
     """
 
-    def __init__(self, *, secret_key: SecretKey, derp_map: DerpMap, rng: random.Random) -> None:
+    def __init__(
+        self,
+        *,
+        secret_key: SecretKey,
+        derp_map: DerpMap,
+        rng: random.Random,
+        make_finder: Callable[..., PathFinder] = PathFinder,
+        make_own_addresses: Callable[..., OwnAddresses] = OwnAddresses,
+    ) -> None:
         self._node_id = secret_key.public
         self._derp_map = derp_map
         self._time = LatestTime()
-        self._finder = PathFinder(secret_key=secret_key, rng=rng)
-        self._own = OwnAddresses(rng=rng)
+        self._finder = make_finder(secret_key=secret_key, rng=rng)
+        self._own = make_own_addresses(rng=rng)
         self._pool = DerpPool(secret_key=secret_key, derp_map=derp_map, rng=rng)
         self._state: Literal["created", "started", "closed"] = "created"
         self._families: tuple[bool, bool] = (False, False)

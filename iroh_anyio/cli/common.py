@@ -40,6 +40,7 @@ class EndpointSettings:
     secret_key_file: Path | None
     ca_file: Path | None
     proxy: HttpProxy | None
+    trace_file: Path | None
 
     @property
     def derp_urls(self) -> tuple[DerpUrl, ...]:
@@ -62,6 +63,7 @@ class EndpointSettings:
             accept_filter=accept_filter,
             ca_file=self.ca_file,
             http_proxy=self.proxy,
+            trace_file=self.trace_file,
         )
 
 
@@ -104,6 +106,7 @@ def endpoint_options(function: Callable[..., R]) -> Callable[..., R]:
         ca_file: Path | None,
         proxy: HttpProxy | None,
         proxy_from_env: bool,
+        trace_file: Path | None,
         **others: object,
     ) -> R:
         if no_derp and derp:
@@ -115,6 +118,7 @@ def endpoint_options(function: Callable[..., R]) -> Callable[..., R]:
             secret_key_file=secret_key_file,
             ca_file=ca_file,
             proxy=_choose_proxy(proxy, from_env=proxy_from_env),
+            trace_file=trace_file,
         )
         return function(settings=settings, **others)
 
@@ -208,6 +212,14 @@ _ENDPOINT_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...
         metavar="FILE",
         help="Keep the node's identity in FILE (created with mode 0600). "
         "Without it each run has a new one.",
+    ),
+    click.option(
+        "--trace",
+        "trace_file",
+        type=_FILE,
+        metavar="FILE",
+        help="Write to FILE why paths are what they are, for `lab draw` and `lab replay`. It "
+        "tells node ids and IP addresses, but no secret key and no data.",
     ),
     verbose_option,
 )

@@ -122,15 +122,22 @@ class Outcome:
     help=f"The file to send instead of {SAMPLE_SIZE // 2**20} MiB of random bytes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@click.option(
+    "--trace",
+    "trace_folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write sender.jsonl and receiver.jsonl to FOLDER, for `lab draw` and `lab replay`.",
+)
 @verbose_option
-def demo(path: Path | None, as_json: bool) -> None:
+def demo(path: Path | None, as_json: bool, trace_folder: Path | None) -> None:
     """Show the main thing: two nodes that know only each other's id move a file.
 
     Starts a DERP server and two endpoints in processes of their own. They begin on the server,
     find a direct path, and end with a table. Nothing leaves this machine.
     """
     with sample_file() if path is None else given_file(path) as file:
-        summary = run(lambda: demonstrate(file, quiet=as_json))
+        summary = run(lambda: demonstrate(file, trace_folder, quiet=as_json))
     if as_json:
         click.echo(json.dumps(summary))
     else:
@@ -154,13 +161,15 @@ def given_file(path: Path) -> Iterator[Path]:
     yield path
 
 
-async def demonstrate(file: Path, *, quiet: bool) -> Json:
+async def demonstrate(file: Path, trace_folder: Path | None, *, quiet: bool) -> Json:
     """Run a DERP server and both nodes, and return the summary."""
     size = (await anyio.Path(file).stat()).st_size
     outcome = Outcome(time.monotonic(), size)
     with anyio.move_on_after(STALL_LIMIT) as limit, Display(outcome, limit, quiet=quiet) as display:
         async with await Derper.bind(host="127.0.0.1", port=0, stun_port=0) as derper:
             server = ["--derp", derper.url, "--stun-port", str(derper.stun_port)]
+            if trace_folder is not None:
+                server += ["--trace", str(trace_folder)]
             async with node("receiver", [*server, "receive"]) as receiver:
                 ready = await display.wait_ready(receiver)
                 if ready is not None:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +53,50 @@ def observe(event: EndpointEvent) -> None:
             pass
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What both nodes are told: the server, and the folder for their time lines."""
+
+    derp: str
+    derp_map: DerpMap
+    trace_folder: Path | None
+
+    async def bind(self, name: str, *, alpns: tuple[bytes, ...] = ()) -> MagicEndpoint:
+        """Bind the endpoint of a node; the caller enters it."""
+        folder = self.trace_folder
+        return await MagicEndpoint.bind(
+            alpns=alpns,
+            derp_map=self.derp_map,
+            trace_file=None if folder is None else folder / f"{name}.jsonl",
+            on_event=observe,
+        )
+
+
 @click.group()
 @click.option("--derp", required=True)
 @click.option("--stun-port", type=int, required=True)
+@click.option("--trace", type=click.Path(path_type=Path))
 @click.pass_context
-def commands(ctx: click.Context, derp: str, stun_port: int) -> None:
+def commands(ctx: click.Context, derp: str, stun_port: int, trace: Path | None) -> None:
     """Run one node of the demonstration."""
-    ctx.obj = (derp, demo_map(derp, stun_port))
+    ctx.obj = Settings(derp, demo_map(derp, stun_port), trace)
 
 
 @commands.command()
 @click.pass_obj
-def receive(where: tuple[str, DerpMap]) -> None:
+def receive(settings: Settings) -> None:
     """Receive one file."""
-    run(lambda: _work(_receive(where[1])))
+    run(lambda: _work(_receive(settings)))
 
 
 @commands.command()
 @click.argument("node_id")
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.pass_obj
-def send(where: tuple[str, DerpMap], node_id: str, file: Path) -> None:
+def send(settings: Settings, node_id: str, file: Path) -> None:
     """Send one file."""
-    addr = NodeAddr(NodeId.from_str(node_id), derp_url=where[0])
-    run(lambda: _work(_send(where[1], addr, file)))
+    addr = NodeAddr(NodeId.from_str(node_id), derp_url=settings.derp)
+    run(lambda: _work(_send(settings, addr, file)))
 
 
 async def _work(part: Coroutine[Any, Any, None]) -> None:
@@ -94,10 +115,8 @@ async def _end_with_parent(scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _receive(derp_map: DerpMap) -> None:
-    async with await MagicEndpoint.bind(
-        alpns=[ALPN], derp_map=derp_map, on_event=observe
-    ) as endpoint:
+async def _receive(settings: Settings) -> None:
+    async with await settings.bind("receiver", alpns=(ALPN,)) as endpoint:
         report("ready", node_id=str(endpoint.node_id))
         connection = await endpoint.accept()
         report("verified", node_id=str(connection.remote_node_id))
@@ -112,8 +131,8 @@ async def _receive(derp_map: DerpMap) -> None:
         await connection.wait_closed()
 
 
-async def _send(derp_map: DerpMap, addr: NodeAddr, file: Path) -> None:
-    async with await MagicEndpoint.bind(derp_map=derp_map, on_event=observe) as endpoint:
+async def _send(settings: Settings, addr: NodeAddr, file: Path) -> None:
+    async with await settings.bind("sender") as endpoint:
         report("ready", node_id=str(endpoint.node_id))
         connection = await endpoint.connect(addr, alpn=ALPN)
         report("verified", node_id=str(connection.remote_node_id))

@@ -18,7 +18,7 @@ from iroh_anyio.cli.common import say, verbose_option
 from iroh_anyio.cli.running import exit_code, run
 from iroh_anyio.derper import Derper, DerperConfig, DerperPool, load_config
 from iroh_anyio.derper.certificates import Certificate, CertificateError
-from iroh_anyio.derper.config import DEV_PORT, WORKERS_LIMIT
+from iroh_anyio.derper.config import DEV_PORT, WORKERS_IN_MESH, WORKERS_LIMIT
 from iroh_anyio.derper.server import check_libraries
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import DecodeError, UdpAddress
@@ -122,7 +122,11 @@ class _Source:
             raise click.ClickException(str(error)) from None
         for notice in config.notices:
             say(f"warning: {self.path}: {notice}")
-        return config if self.workers is None else replace(config, workers=self.workers)
+        if self.workers is None:
+            return config
+        if self.workers > 1 and config.mesh_key is not None:
+            raise click.UsageError(f"--workers: {WORKERS_IN_MESH}")
+        return replace(config, workers=self.workers)
 
 
 def _check(config: DerperConfig) -> None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import hmac
 import logging
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import anyio
 
 from iroh_anyio.derper.extra import import_extra
+from iroh_proto.derp.dialects import ClientKey
+from iroh_proto.derp.region import alias_of
 from iroh_proto.key import NodeId
+from iroh_proto.x25519 import X25519PublicKey
 
 if TYPE_CHECKING:
     import httpx
@@ -82,7 +86,7 @@ class AccessControl:
         self._client: httpx.AsyncClient | None = None
         self._limiter = anyio.CapacityLimiter(CALLOUTS_LIMIT)
 
-    def decide(self, node_id: NodeId, token: str | None) -> bool | None:
+    def decide(self, node_id: ClientKey, token: str | None) -> bool | None:
         """Say whether a node may relay that has proven its key and shows this token, if any.
 
         :returns: ``None`` if a web service has to be :meth:`asked <ask>`.
@@ -91,23 +95,24 @@ class AccessControl:
             case Everyone():
                 return True
             case Allowlist(node_ids):
-                return node_id in node_ids
+                return _is_listed(node_id, node_ids)
             case Denylist(node_ids):
-                return node_id not in node_ids
+                return not _is_listed(node_id, node_ids)
             case SharedTokens(tokens):
                 return token is not None and _is_one_of(token, tokens)
             case HttpCallout():
-                return None
+                # It is asked about nodes, which such a client is not known to be.
+                return False if isinstance(node_id, X25519PublicKey) else None
             case _:
                 assert_never(self.rule)
 
-    async def ask(self, node_id: NodeId) -> bool:
+    async def ask(self, node_id: ClientKey) -> bool:
         """Ask the web service of the rule. Whatever goes wrong means no.
 
         :raises ModuleNotFoundError: if httpx is not installed.
         """
         rule = self.rule
-        if not isinstance(rule, HttpCallout):
+        if not isinstance(rule, HttpCallout) or isinstance(node_id, X25519PublicKey):
             return self.decide(node_id, None) is True
         try:
             with anyio.fail_after(CALLOUT_TIMEOUT):
@@ -137,6 +142,18 @@ class AccessControl:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             logger.warning("cannot ask %s: %s", rule.url, str(error) or type(error).__name__)
             return False
+
+
+def _is_listed(key: ClientKey, node_ids: frozenset[NodeId]) -> bool:
+    """Say whether a client is one of these nodes, by whichever key it is known."""
+    if isinstance(key, X25519PublicKey):
+        return key in _curve_keys(node_ids)
+    return key in node_ids
+
+
+@lru_cache(maxsize=1)
+def _curve_keys(node_ids: frozenset[NodeId]) -> frozenset[bytes]:
+    return frozenset(key for key in map(alias_of, node_ids) if key is not None)
 
 
 async def _says_yes(response: httpx.Response) -> bool:

@@ -11,6 +11,8 @@ from typing import Self
 
 from iroh_anyio.derper.access import AccessRule, Everyone
 from iroh_proto.address import UdpAddress
+from iroh_proto.derp.mesh import MeshServer
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.key import SecretKey
 
@@ -26,6 +28,8 @@ MAX_CONNECTIONS = 4_096
 
 WORKERS_LIMIT = 64
 """Processes of one server. Each has two connections to each other one."""
+
+WORKERS_IN_MESH = "1 with derper.mesh: other servers would see the clients of one worker alone"
 
 DRAIN_TIME = 2.0
 """Seconds that clients have to leave after they were told that the server goes away."""
@@ -66,6 +70,8 @@ class DerperConfig:
     :ivar drain_time: seconds that clients have to leave when the server ends.
     :ivar listen_dialect: which clients to expect where a request does not tell, ``"v2"`` or
         ``"v3"``; ``None`` waits a moment to see.
+    :ivar mesh_key: the secret that servers of a mesh share; ``None`` for no mesh.
+    :ivar mesh_servers: the others that this one dials.
     :ivar notices: sentences about keys that were accepted and have no effect.
     """
 
@@ -83,6 +89,8 @@ class DerperConfig:
     workers: int = 1
     drain_time: float = DRAIN_TIME
     listen_dialect: str | None = None
+    mesh_key: MeshKey | None = None
+    mesh_servers: tuple[MeshServer, ...] = ()
     notices: tuple[str, ...] = ()
 
     @classmethod

@@ -9,6 +9,7 @@ Secrets in the environment go before those in the file::
     IROH_RELAY_HTTP_BEARER_TOKEN   access.http.bearer_token
     IROH_RELAY_ACCESS_TOKEN        the one token of access.shared_token
     IROH_DERPER_SECRET_KEY         secret_key
+    IROH_DERPER_MESH_KEY           what is in the file derper.mesh.key_file
 
 Source: iroh v1.0.3 ``iroh-relay/src/main.rs``; v0.35.0 for ``enable_stun`` and
 ``stun_bind_addr``, v0.27.0 for ``secret_key``.
@@ -38,13 +39,17 @@ from iroh_anyio.derper.config import (
     HTTPS_PORT,
     MAX_CONNECTIONS,
     METRICS_PORT,
+    WORKERS_IN_MESH,
     WORKERS_LIMIT,
     DerperConfig,
     TlsConfig,
 )
 from iroh_anyio.derper.toml_table import ConfigError, TomlTable
-from iroh_proto.address import UdpAddress
+from iroh_proto.address import DerpUrl, UdpAddress
 from iroh_proto.derp.map import QUIC_PORT, STUN_PORT
+from iroh_proto.derp.mesh import MESH_DIALECTS, MeshServer
+from iroh_proto.derp.mesh import SERVERS_LIMIT as MESH_SERVERS_LIMIT
+from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
@@ -54,6 +59,7 @@ T = TypeVar("T")
 BEARER_TOKEN_VARIABLE = "IROH_RELAY_HTTP_BEARER_TOKEN"
 ACCESS_TOKEN_VARIABLE = "IROH_RELAY_ACCESS_TOKEN"
 SECRET_KEY_VARIABLE = "IROH_DERPER_SECRET_KEY"
+MESH_KEY_VARIABLE = "IROH_DERPER_MESH_KEY"
 
 FILE_SIZE_LIMIT = 8 * 1024 * 1024
 """Bytes of a file that are read, enough for a list of 100,000 node ids."""
@@ -61,6 +67,8 @@ FILE_SIZE_LIMIT = 8 * 1024 * 1024
 ACCESS_KINDS = ("allowlist", "denylist", "http", "shared_token")
 LISTEN_DIALECTS = ("v2", "v3")
 CERT_MODES = ("Manual", "Reloading", "LetsEncrypt")
+
+MESH_KEY_FILE_LIMIT = 1024
 
 RATE_LIMIT = 2**32 - 1  # upstream's type
 CONNECTIONS_LIMIT = 2**20
@@ -125,6 +133,7 @@ class _Reader:
         tls = self._read_tls(http)
         rate_limit, accept_limit = self._read_limits()
         own = root.table("derper") or TomlTable({}, "derper")
+        mesh_key, mesh_servers = self._read_mesh(own)
         if root.integer("key_cache_capacity", least=1, most=2**63 - 1) is not None:
             self._note(root, "key_cache_capacity", "keys are cached within a limit of their own")
         config = DerperConfig(
@@ -142,9 +151,11 @@ class _Reader:
             max_connections=_or(
                 own.integer("max_connections", least=1, most=CONNECTIONS_LIMIT), MAX_CONNECTIONS
             ),
-            workers=_or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1),
+            workers=self._read_workers(own),
             drain_time=_or(own.number("drain_time", above=0, most=DRAIN_LIMIT), DRAIN_TIME),
             listen_dialect=own.choice("listen_dialect", LISTEN_DIALECTS),
+            mesh_key=mesh_key,
+            mesh_servers=mesh_servers,
             notices=tuple(self._notices),
         )
         own.finish()
@@ -244,6 +255,47 @@ class _Reader:
         token = table.secret("bearer_token")
         table.finish()
         return HttpCallout(url, self._environ.get(BEARER_TOKEN_VARIABLE) or token)
+
+    def _read_workers(self, own: TomlTable) -> int:
+        workers = _or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1)
+        if workers > 1 and "mesh" in own:
+            raise own.error("workers", WORKERS_IN_MESH)
+        return workers
+
+    def _read_mesh(self, own: TomlTable) -> tuple[MeshKey | None, tuple[MeshServer, ...]]:
+        table = own.table("mesh")
+        if table is None:
+            return None, ()
+        key = self._read_mesh_key(table)
+        dialects = table.texts("dialects") or list(MESH_DIALECTS)
+        if not set(dialects) <= set(MESH_DIALECTS):
+            raise table.error("dialects", f"some of {', '.join(MESH_DIALECTS)}")
+        urls: list[DerpUrl] = []
+        for text in table.texts("with") or ():
+            try:
+                urls.append(DerpUrl.from_str(text))
+            except DecodeError as error:
+                raise table.error("with", str(error)) from None
+        servers = tuple(MeshServer(url, dialect) for url in urls for dialect in dialects)
+        if len(servers) > MESH_SERVERS_LIMIT:
+            raise table.error("with", f"at most {MESH_SERVERS_LIMIT // len(dialects)} servers")
+        table.finish()
+        return key, servers
+
+    def _read_mesh_key(self, table: TomlTable) -> MeshKey:
+        path, name = table.text("key_file"), table.name("key_file")
+        try:
+            if MESH_KEY_VARIABLE in self._environ:
+                name = MESH_KEY_VARIABLE
+                return MeshKey.from_str(self._environ[MESH_KEY_VARIABLE])
+            if path is None:
+                raise table.error("key_file", "missing: the file with 64 hex digits")
+            with Path(path).open(encoding="ascii", errors="replace") as file:
+                return MeshKey.from_str(file.read(MESH_KEY_FILE_LIMIT))
+        except OSError as error:
+            raise ConfigError(f"{name}: {path}: {error.strerror}") from None
+        except DecodeError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
     def _read_secret_key(self) -> SecretKey | None:
         text = self._root.secret("secret_key")

@@ -26,8 +26,16 @@ from iroh_anyio.derper.side_services import Opened, SideServices
 from iroh_anyio.driver import Driver
 from iroh_anyio.listen import TcpAcceptor
 from iroh_anyio.service import Service
+from iroh_anyio.tcp import TcpDialer
 from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.map import STUN_PORT
+from iroh_proto.derp.mesh import (
+    RETRY_INTERVAL as MESH_RETRY_INTERVAL,
+)
+from iroh_proto.derp.mesh import (
+    MeshServerConnected,
+    MeshServerLost,
+)
 from iroh_proto.derp.pages import page_for
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.relay_events import (
@@ -101,6 +109,8 @@ class Derper(Service):
         self._driver.handle(AccessRequested, self._on_access_requested)
         self._driver.handle(ClientConnected, self._on_connected)
         self._driver.handle(ClientDisconnected, self._on_disconnected)
+        self._driver.handle(MeshServerConnected, self._on_mesh_server_connected)
+        self._driver.handle(MeshServerLost, self._on_mesh_server_lost)
 
     @classmethod
     async def bind(
@@ -330,6 +340,13 @@ class Derper(Service):
             self._peers.tell(event.node_id, False)
         logger.debug("%s", event)
 
+    def _on_mesh_server_connected(self, event: MeshServerConnected) -> None:
+        logger.info("in a mesh with %s by %s", event.server.url, event.server.dialect)
+
+    def _on_mesh_server_lost(self, event: MeshServerLost) -> None:
+        server = event.server
+        logger.info("without %s of the mesh by %s: %s", server.url, server.dialect, event.error)
+
     def _on_access_requested(self, event: AccessRequested) -> None:
         allowed = self._access.decide(event.node_id, event.token)
         if allowed is None:
@@ -345,6 +362,14 @@ class Derper(Service):
         if not allowed:
             logger.info("not letting in %s", event.node_id)
         self._machine.complete_access(event.tcp_id, allowed=allowed, now=self._driver.now())
+
+
+class _MeshAcceptor(TcpAcceptor, TcpDialer):
+    """Carries the connections of clients, and those to other servers of the mesh."""
+
+
+class _MeshAcceptor(TcpAcceptor, TcpDialer):
+    """Carries the connections of clients, and those to other servers of the mesh."""
 
 
 def check_libraries(config: DerperConfig) -> None:
@@ -372,16 +397,19 @@ def server_url(scheme: str, host: str, port: int) -> str:
 
 
 def _make_machine(config: DerperConfig, peers: Peers | None, *, asks_access: bool) -> DerpServer:
+    mesh_servers = config.mesh_servers if peers is None else peers.servers
+    if not config.enable_relay:
+        mesh_servers = ()
     return DerpServer(
         secret_key=config.secret_key or SecretKey.generate(),
         rng=random.SystemRandom(),
         rate_limit=config.rate_limit,
         accept_limit=config.accept_limit,
         asks_access=asks_access,
-        mesh_key=None if peers is None else peers.mesh_key,
-        mesh_servers=() if peers is None else peers.servers,
+        mesh_key=config.mesh_key if peers is None else peers.mesh_key,
+        mesh_servers=mesh_servers,
         mesh_secret_key=None if peers is None else peers.secret_key,
-        mesh_retry_interval=RETRY_INTERVAL,
+        mesh_retry_interval=MESH_RETRY_INTERVAL if peers is None else RETRY_INTERVAL,
         listen_dialect=config.listen_dialect,
     )
 
@@ -396,7 +424,7 @@ def _make_acceptor(
     write_timeout: float,
 ) -> TcpAcceptor:
     if peers is None:
-        return TcpAcceptor(
+        return _MeshAcceptor(
             machine,
             listeners,
             ssl_context=ssl_context,

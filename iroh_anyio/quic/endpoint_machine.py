@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, assert_never
 
@@ -57,6 +57,7 @@ class EndpointMachine:
     :param derp_map: the DERP servers it may make its home.
     :param rng: for keys of all kinds and for choices; :class:`random.SystemRandom` in production.
     :param unix_time: seconds since 1970 at the time of :meth:`start`, to judge certificates by.
+    :param make_magicsock: makes the machine of paths, or what stands in for it.
     """
 
     def __init__(
@@ -68,13 +69,16 @@ class EndpointMachine:
         rng: random.Random,
         unix_time: float,
         options: EndpointOptions | None = None,
+        make_magicsock: Callable[..., Magicsock] = Magicsock,
     ) -> None:
         self._time = LatestTime()
         self._unix_time = unix_time
         self._state: Literal["created", "started", "closed"] = "created"
         self._options = options or EndpointOptions()
         self._events: deque[EndpointEvent] = deque()
-        self._magicsock = Magicsock(secret_key=secret_key, derp_map=derp_map or DerpMap(), rng=rng)
+        self._magicsock = make_magicsock(
+            secret_key=secret_key, derp_map=derp_map or DerpMap(), rng=rng
+        )
         self._board = Switchboard(
             magicsock=self._magicsock,
             secret_key=secret_key,

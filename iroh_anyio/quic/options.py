@@ -72,8 +72,8 @@ class EndpointOptions:
     the handshake.
 
     ``identity`` ``"auto"`` accepts both kinds at once and dials with raw keys first, then X.509.
-    ``ca_certificates`` are authorities, as PEM, that may vouch for servers of address discovery,
-    beside the usual ones.
+    ``ca_certificates`` are the authorities, as PEM, that may vouch for servers of address
+    discovery, instead of the usual ones.
 
     ``qlog`` is an aioquic logger, ``keylog`` takes lines in the form of SSLKEYLOGFILE.
 

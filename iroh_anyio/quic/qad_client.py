@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import certifi
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 
@@ -83,7 +82,7 @@ class QadClientStats:
 class QadClient:
     """Asks where this node is seen.
 
-    :param ca_certificates: authorities to trust beside the usual ones, as PEM.
+    :param ca_certificates: the authorities to trust, as PEM, instead of the usual ones.
     """
 
     def __init__(self, *, ca_certificates: bytes | None = None) -> None:
@@ -177,7 +176,6 @@ class QadClient:
             is_client=True,
             alpn_protocols=[QAD_ALPN.decode()],
             cadata=self._ca_certificates,
-            cafile=certifi.where(),
             connection_id_length=CONNECTION_ID_SIZE,
             idle_timeout=IDLE_TIMEOUT,
             initial_rtt=INITIAL_RTT,

@@ -90,9 +90,9 @@ class DerpClient:
     :param dialect: a key of :data:`~iroh_proto.derp.dialects.DIALECTS`; ``None`` to find out.
     :param approach: how to begin, when an earlier connection has shown that; by default what
         ``url`` and ``dialect`` make likely.
-    :param token: what to show to a server that lets in none without one.
     :param names: the nodes that other connections of this side know by their X25519 keys, to be
         shared with this one.
+    :param token: what to show to a server that lets in none without one.
     :raises LocalProtocolError: if there is no such dialect.
     """
 
@@ -104,8 +104,8 @@ class DerpClient:
         rng: random.Random,
         dialect: str | None = None,
         approach: Approach | None = None,
-        token: str | None = None,
         names: NodeNames | None = None,
+        token: str | None = None,
     ) -> None:
         self._secret_key = secret_key
         self._rng = rng

@@ -59,6 +59,9 @@ LONGEST_SERVER_KEY = 1_024
 LONGEST_PING = 1_000
 """Most bytes in the body of a client's Ping; those past the eighth are for later versions."""
 
+MESSAGE_LIMIT = 32_768
+"""Most bytes of a websocket message: upstream's server ends the connection for a longer one."""
+
 _LONGEST_PACKET = KEY_SIZE + PACKET_LIMIT
 
 
@@ -197,18 +200,16 @@ class CurveWebsocketCodec:
 
         :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
         """
-        return self._messages.build(self._frames.encode(frame))
+        return self._build(self._frames.encode(frame))
 
     def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
         """Return one packet for each datagram that is packed in these payloads, for a client."""
-        packets = self._frames.encode_packets(node_id, payloads)
-        return self._messages.build(packets) if packets else b""
+        return self._build(self._frames.encode_packets(node_id, payloads))
 
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
-        """Return one piece per packet, each a message of its own."""
-        build = self._messages.build
+        """Return one piece per packet, each in messages of its own."""
         return [
-            build(b"".join((header, payload)))
+            self._build(b"".join((header, payload)))
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
         ]
 
@@ -219,6 +220,13 @@ class CurveWebsocketCodec:
     def goodbye(self) -> bytes:
         """Return the bytes that begin the closing handshake."""
         return self._messages.goodbye()
+
+    def _build(self, stream: bytes) -> bytes:
+        """Return the messages that carry a piece of the stream."""
+        return b"".join(
+            self._messages.build(stream[start : start + MESSAGE_LIMIT])
+            for start in range(0, len(stream), MESSAGE_LIMIT)
+        )
 
     def _take(self, data: bytes) -> bytes:
         """Return what binary messages add to the stream of frames."""

@@ -359,13 +359,13 @@ class DerpServer:
         now = self._time.advance(now)
         self._accepts = False
         self._drain_deadline = None
-        self._mesh.close(now=now)
-        self._settle_mesh(now)
         for tcp_id, connection in list(self._connections.items()):
             # Nobody is told that others are gone: everybody is.
             self._router.disconnect(tcp_id)
             connection.close(now=now)
             self._settle(tcp_id, connection, now)
+        self._mesh.close(now=now)
+        self._settle_mesh(now)
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
@@ -505,10 +505,11 @@ class DerpServer:
             receiver = self._connections[target]
             receiver.send_packets(parts, now=now)
             self._note_output(target, receiver, now)
-        for missing in self._router.take_missing():
-            connection.send_not_here(missing, now=now)
-        self._mesh.forward(now=now)
-        self._mesh.tell_watchers(now=now)
+        if self._router.has_news:
+            for missing in self._router.take_missing():
+                connection.send_not_here(missing, now=now)
+            self._mesh.forward(now=now)
+            self._mesh.tell_watchers(now=now)
 
     def _settle_mesh(self, now: float) -> None:
         """Pass on what the mesh brought out of connections, and what it says itself."""

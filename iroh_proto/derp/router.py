@@ -287,6 +287,11 @@ class DerpRouter:
         self._stats.bytes_routed += sum(map(len, known[1][1::2]))
         return [(target, known[1])]
 
+    @property
+    def has_news(self) -> bool:
+        """Whether one of the following has something."""
+        return bool(self._forwards or self._missing or self._presences)
+
     def take_forwards(self) -> list[Forward]:
         """Return what goes to other servers of the mesh, and forget it."""
         forwards, self._forwards = self._forwards, []

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import assert_never
@@ -381,9 +382,11 @@ class DerpServerConnection:
             self._received = {}
         return received
 
-    def mesh_requests(self) -> list[MeshRequest]:
+    def mesh_requests(self) -> Sequence[MeshRequest]:
         """Return what a member of the mesh asks for, in order, and forget it."""
-        requests, self._mesh_requests = self._mesh_requests, []
+        requests = self._mesh_requests
+        if requests:
+            self._mesh_requests = []
         return requests
 
     def data_to_send(self, size_wanted: int | None = None) -> bytes:

@@ -226,8 +226,8 @@ class ServerLink:
             rng=self._rng,
             dialect=self._dialect,
             approach=self.approach,
-            token=self._token,
             names=self._names,
+            token=self._token,
         )
         self._client.note_preferred(self._is_preferred, now=now)
         self._client.start(now=now)

@@ -68,7 +68,9 @@ class TcpDataReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimerHandled:
-    """The timer of a program's machine was due, and is handled now."""
+    """The timer of a program's machine was due at ``deadline``, and is handled now."""
+
+    deadline: float
 
 
 Happening: TypeAlias = (

@@ -62,7 +62,8 @@ class Hosted(Generic[MachineT]):
         """Take everything out of the machine, and see when it wants to be woken."""
         self._take_events()
         if hasattr(self.machine, "received_payloads"):
-            self._take_payloads()
+            while self._take_payloads():  # whoever took one may have given commands
+                self._take_events()
         if hasattr(self.machine, "datagrams_to_send"):
             for transmit in cast("DatagramMachine[object]", self.machine).datagrams_to_send():
                 self.send_datagrams(transmit)
@@ -77,7 +78,7 @@ class Hosted(Generic[MachineT]):
     def handle_event(self, event: object) -> None:
         """Do what an event asks of a host. Nothing, unless a subclass knows better."""
 
-    def handle_timer(self) -> None:
+    def handle_timer(self, deadline: float) -> None:
         """Learn that the machine is about to be woken. Nothing, unless a subclass knows better."""
 
     def handle_payload(self, payload: object) -> None:
@@ -113,11 +114,14 @@ class Hosted(Generic[MachineT]):
                 self.on_event(event)
         raise ContractBroken(f"{self.machine!r} has event after event: {self.events[-1]}")
 
-    def _take_payloads(self) -> None:
+    def _take_payloads(self) -> bool:
+        """Pass on the payloads there are; say whether there were any."""
         source = cast("Callable[[], list[object]]", self.machine.received_payloads)  # type: ignore[attr-defined]
-        for payload in source():
+        payloads = source()
+        for payload in payloads:
             self.payloads.append(Recorded(self.clock.now, payload))
             self.handle_payload(payload)
+        return bool(payloads)
 
     def _arm(self) -> None:
         """Make an appointment for the machine's timer.
@@ -140,7 +144,7 @@ class Hosted(Generic[MachineT]):
         machine = cast("Machine[object]", self.machine)
         deadline = machine.get_timer()
         if deadline is not None and deadline <= self.clock.now:
-            self.handle_timer()
+            self.handle_timer(deadline)
             machine.handle_timer(now=self.clock.now)
             after = machine.get_timer()
             if after is not None and after <= self.clock.now:

@@ -81,7 +81,11 @@ class Program(Hosted[MachineT]):
         if self.is_running:
             raise LocalProtocolError(f"{self.name} is running")
         self.is_running = True
-        self.machine = self._factory(self.host.fabric.chance())
+        rng, make_machine = self.host.fabric.chance(), self.host.network.make_machine
+        if make_machine is None:
+            self.machine = self._factory(rng)
+        else:
+            self.machine = make_machine(self.name, self._factory, rng)
         if self._begin is not None:
             self._begin(self.machine, self.sockets, self.clock.now)
         self.flush()
@@ -169,10 +173,10 @@ class Program(Hosted[MachineT]):
             while end is not None and end.has_room and (data := user.tcp_data_to_send(tcp_id)):
                 self._write_tcp(end, bytes(data))
 
-    def handle_timer(self) -> None:
+    def handle_timer(self, deadline: float) -> None:
         """Tell the recorders that the machine is woken."""
         if self.host.fabric.recorders:
-            self.host.fabric.record(self.name, TimerHandled())
+            self.host.fabric.record(self.name, TimerHandled(deadline=deadline))
 
     def handle_event(self, event: object) -> None:
         """Tell the observers, and do what the machine asks for."""

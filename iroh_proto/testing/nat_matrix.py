@@ -28,6 +28,8 @@ from iroh_proto.paths.select import TRUST_TIME
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.nat import PORT_OVERLOADING, Dependence, NatKind
 from iroh_proto.testing.network import Network, Program, Segment
+from iroh_proto.testing.timeline import Timeline
+from iroh_proto.trace.tape import Recipe
 
 TIME_LIMIT = 20.0
 """Seconds from the first payload in which a pair has to become direct.
@@ -197,20 +199,18 @@ class NatPair:
     """Two nodes behind NATs and a DERP server, ready to :meth:`run`.
 
     ``network``, ``first`` and ``second`` are there to look at, before and after.
+
+    :param recorded: whether to write down what happens, in ``timeline``.
     """
 
-    def __init__(self, left: NatKind, right: NatKind, *, seed: int) -> None:
+    def __init__(self, left: NatKind, right: NatKind, *, seed: int, recorded: bool = False) -> None:
         rng = random.Random(seed)
         self.network = Network(rng=rng)
+        self.timeline = Timeline(self.network) if recorded else None
         self._idle_time = rng.uniform(0.0, IDLE_TIME)
         self._add_server(rng)
         self.first = self._add_node("first", left, OUTER_IPS[0], rng)
         self.second = self._add_node("second", right, OUTER_IPS[1], rng)
-
-    @property
-    def secret_keys(self) -> tuple[SecretKey, SecretKey]:
-        """The keys of both nodes."""
-        return self.first.secret_key, self.second.secret_key
 
     def run(self) -> float | None:
         """Let them meet; return the seconds until both were direct for good, or ``None``."""
@@ -242,10 +242,8 @@ class NatPair:
         network.set_name(URL.host, [DERP_IP])
         host = network.add_host("derp", ip=DERP_IP, latency=rng.uniform(*LATENCY))
         secret_key = SecretKey.generate(rng)
-        host.run(
-            lambda rng: DerpServer(secret_key=secret_key, rng=rng), name="derp", tcp_ports=[80]
-        )
-        host.run(lambda rng: StunServer(), name="stun", udp=[UdpAddress("0.0.0.0", STUN_PORT)])
+        host.run(Recipe(DerpServer, secret_key=secret_key), name="derp", tcp_ports=[80])
+        host.run(Recipe(StunServer), name="stun", udp=[UdpAddress("0.0.0.0", STUN_PORT)])
 
     def _add_node(self, name: str, kind: NatKind, ip: str, rng: random.Random) -> Node:
         latency = rng.uniform(*LATENCY)
@@ -270,7 +268,7 @@ class Node:
         self._has_adopted = False
         derp_map = DerpMap([DerpNode(URL, stun_port=STUN_PORT)])
         self.program: Program[Magicsock] = network.add_host(name, lan, latency=0.001).run(
-            lambda rng: Magicsock(secret_key=secret_key, derp_map=derp_map, rng=rng),
+            Recipe(Magicsock, secret_key=secret_key, derp_map=derp_map),
             name="magicsock",
             udp=[UdpAddress("0.0.0.0", 0)],
             begin=lambda machine, bound, now: machine.start(bound, now=now),

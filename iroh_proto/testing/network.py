@@ -23,6 +23,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.machine import TcpRequested
@@ -31,7 +32,7 @@ from iroh_proto.testing.nat import NatKind
 from iroh_proto.testing.tcp import TcpEnd
 from iroh_proto.testing.topology import Fabric, Route, Router, Segment, find_route
 
-__all__ = ["Host", "Network", "Program", "Router", "Segment"]
+__all__ = ["Host", "MakeMachine", "Network", "Program", "Router", "Segment"]
 
 DNS_TIME = 0.02
 """Seconds until a name is looked up."""
@@ -45,21 +46,36 @@ SYN_RETRY_TIME = 1.0
 CONNECT_GIVE_UP_TIME = 127.0
 """Seconds after which TCP gives up asking: six retries, doubling, on Linux."""
 
+MachineT = TypeVar("MachineT")
+
 FIRST_LAN = ipaddress.ip_network("192.168.0.0/24")
+
+
+class MakeMachine(Protocol):
+    """Makes machines for programs as they start."""
+
+    def __call__(
+        self, name: str, factory: Callable[[random.Random], MachineT], rng: random.Random
+    ) -> MachineT:
+        """Make the machine of a program, or what stands in for it."""
 
 
 class Network(Fabric):
     """Everything there is, and the time in it.
 
     ``observers`` are called with the time, the name of a program (``"host/program"``) and each
-    event of its machine: what a time line is drawn from.
+    event of its machine: what a time line is drawn from. ``make_machine``, if there is one, makes
+    machines in place of their factories, given the name of the program, the factory and its rng.
     """
+
+    make_machine: MakeMachine | None
 
     def __init__(self, *, rng: random.Random, start: float = 0.0) -> None:
         super().__init__(rng=rng, start=start)
         self.internet = Segment(self, "internet")
         self.dns_is_up = True
         self.observers: list[Callable[[float, str, object], None]] = []
+        self.make_machine = None
         self.hosts: dict[str, Host] = {}
         self.routers: dict[str, Router] = {}
         self._names: dict[str, list[str]] = {}

@@ -4,28 +4,38 @@ Hosts and NATs stand side by side, time goes down, though not evenly: silence is
 are datagrams, solid by UDP and dashed by way of a DERP server; a NAT says beside them as whom it
 sent them on, a red cross is where one was not let in, and a dotted stub went to where nobody is.
 Boxes say where payload goes from then on.
+
+A real node does not see NATs: where a message arrives stands whence it came. An arrow that is
+dotted all along may not have arrived; a red ping is one that was never answered.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Final, cast
 
 from iroh_proto.errors import DecodeError
-from iroh_proto.testing.timeline import FORMAT
-
-Json: TypeAlias = dict[str, object]
-Numbered: TypeAlias = tuple[int, Json]
+from iroh_proto.testing.flights import (
+    Flight,
+    Point,
+    boxes_of,
+    flights_of,
+    is_about_paths,
+    time_of,
+)
+from iroh_proto.trace.lines import MALFORMED, read_lines
+from iroh_proto.trace.values import Json
 
 LIFELINE_DISTANCE: Final = 215
-"""Pixels between two lifelines."""
+"""Pixels between two lifelines, at least; as much as texts need beside an arrow."""
 
-LEFT, TOP, RIGHT, BOTTOM = 130, 70, 130, 30
+ARROWS_WIDTH: Final = 430
+"""Pixels between the first lifeline and the last, at least: for two texts side by side."""
+
+LEFT, TOP, RIGHT, BOTTOM = 170, 70, 130, 30
 """Pixels around the lifelines."""
 
 ROW_HEIGHT: Final = 17.0
@@ -34,31 +44,13 @@ ROW_HEIGHT: Final = 17.0
 SILENCE_LIMIT: Final = 48.0
 """Pixels at most between two things, however long the time."""
 
+SEARCH_TIME: Final = 6.0
+"""Seconds shown where no path became direct: a search, and what became of its pings within 5 s."""
+
 AFTER_TIME: Final = 0.05
 """Seconds shown after the last change of a path, unless the caller says until when."""
 
 _INK, _FAINT, _RED, _BLUE, _TEAL = "#1c2330", "#5b6474", "#c2282d", "#2f5fb3", "#1d6f66"
-_HOPS: Final = ("DatagramsSent", "PacketTranslated", "PacketFiltered", "DatagramsReceived")
-
-
-@dataclass(slots=True)
-class _Point:
-    """Something with a place in the picture: on a lifeline, at a time."""
-
-    time: float
-    lifeline: str
-    order: int
-    text: str = ""
-    mark: str = ""  # "cross", "stub" or "box"
-    y: float = 0.0
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A datagram, or what a DERP server carries, and where it was."""
-
-    points: list[_Point]
-    is_carried: bool
 
 
 def draw_sequence(
@@ -71,18 +63,34 @@ def draw_sequence(
     """Return a picture of the lines of a :class:`~iroh_proto.testing.timeline.Timeline`.
 
     :param begin: seconds; from the first message between nodes on unless given.
-    :param end: seconds; until shortly after the last change of a path unless given.
+    :param end: seconds; until shortly after the last change of a path unless given, but for
+        :data:`SEARCH_TIME` at least if none became direct.
     :param payload: whether to show payload datagrams, too.
     :raises DecodeError: if it is no time line.
     """
-    names, entries = _parse(lines)
-    begin, end = _window(entries, begin, end)
-    shown = [(n, entry) for n, entry in enumerate(entries) if begin <= _time(entry) <= end]
-    flights = [*_udp_flights(shown, payload), *_carried_flights(shown)]
-    boxes = list(_boxes(shown))
-    bottom = _lay_out([*(point for flight in flights for point in flight.points), *boxes])
-    x = {name: float(LEFT + LIFELINE_DISTANCE * index) for index, name in enumerate(names)}
-    width = LEFT + LIFELINE_DISTANCE * max(0, len(names) - 1) + RIGHT
+    head, numbered = read_lines(lines)
+    names = cast("list[str]", head["lifelines"])
+    entries = [{**entry, "at": _host(str(entry["at"]))} for _, entry in numbered]
+    if unknown := {entry["at"] for entry in entries}.difference(names):
+        raise DecodeError(f"no lifeline for {unknown}")
+    try:
+        return _draw(names, entries, *_window(entries, begin, end), payload)
+    except MALFORMED as error:
+        raise DecodeError(f"not a time line: {error!r}") from None
+
+
+def _draw(
+    names: Sequence[str], entries: Sequence[Json], begin: float, end: float, payload: bool
+) -> str:
+    numbered = list(enumerate(entries))
+    flights = list(flights_of(numbered, payload=payload, begin=begin, end=end))
+    boxes = [box for box in boxes_of(numbered) if begin <= box.time <= end]
+    points = [*(point for flight in flights for point in flight.points), *boxes]
+    names = list(dict.fromkeys([*names, *(point.lifeline for point in points)]))
+    bottom = _lay_out(points)
+    distance = max(LIFELINE_DISTANCE, ARROWS_WIDTH / max(1, len(names) - 1))
+    x = {name: LEFT + distance * index for index, name in enumerate(names)}
+    width = LEFT + distance * max(0, len(names) - 1) + RIGHT
     parts = [*_lifelines(x, bottom), *_time_marks(flights, boxes, begin)]
     for flight in flights:
         parts.extend(_draw_flight(flight, x))
@@ -91,108 +99,29 @@ def draw_sequence(
     return _document(width, bottom + BOTTOM, parts)
 
 
-def _parse(lines: Iterable[str]) -> tuple[list[str], list[Json]]:
-    try:
-        values = [json.loads(line) for line in lines if line.strip()]
-        head, *entries = values
-        if head["format"] != FORMAT:
-            raise DecodeError(f"not {FORMAT}: {head['format']}")
-        names = [str(name) for name in head["lifelines"]]
-        for entry in entries:
-            entry["time"], entry["at"] = float(entry["time"]), _host(str(entry["at"]))
-            if not isinstance(entry["kind"], str) or entry["at"] not in names:
-                raise DecodeError(f"a line without a kind, or of an unknown place: {entry['at']}")
-    except DecodeError:
-        raise
-    except (ValueError, TypeError, LookupError) as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
-    return names, entries
-
-
 def _host(place: str) -> str:
     return place.partition("/")[0]
-
-
-def _time(entry: Json) -> float:
-    time = entry["time"]
-    assert isinstance(time, float)
-    return time
 
 
 def _window(entries: Sequence[Json], begin: float | None, end: float | None) -> tuple[float, float]:
     """Return from when to when to show, in seconds."""
     if begin is None:
-        talk = (entry for entry in entries if entry.get("carried") or _is_about_paths(entry))
-        begin = next((_time(entry) for entry in talk), 0.0)
+        talk = filter(is_about_paths, entries)
+        begin = next((time_of(entry) for entry in talk), 0.0)
     if end is None:
-        changes = [_time(entry) for entry in entries if entry["kind"] == "PathChanged"]
-        last = max(changes, default=_time(entries[-1]) if entries else 0.0)
-        end = last + AFTER_TIME
+        changes = [entry for entry in entries if entry["kind"] == "PathChanged"]
+        last = max(map(time_of, changes), default=time_of(entries[-1]) if entries else 0.0)
+        is_direct = any(_kind_of_path(entry) == "direct" for entry in changes)
+        end = last + AFTER_TIME if is_direct else max(last + AFTER_TIME, begin + SEARCH_TIME)
     return begin, end
 
 
-def _is_about_paths(entry: Json) -> bool:
-    return any(_is_disco(label) for label in _labels(entry))
+def _kind_of_path(entry: Json) -> object:
+    path = entry.get("path")
+    return path.get("kind") if isinstance(path, dict) else None
 
 
-def _is_disco(label: str) -> bool:
-    return label.startswith(("ping", "pong", "call me maybe")) or label.endswith("disco")
-
-
-def _labels(entry: Json) -> list[str]:
-    labels = entry.get("labels")
-    return [str(label) for label in labels] if isinstance(labels, list) else []
-
-
-def _udp_flights(entries: Sequence[Numbered], payload: bool) -> Iterator[_Flight]:
-    by_packet: dict[object, list[Numbered]] = {}
-    for number, entry in entries:
-        if entry["kind"] in _HOPS:
-            by_packet.setdefault(entry.get("packet"), []).append((number, entry))
-    for hops in by_packet.values():
-        first, last = hops[0][1], hops[-1][1]
-        labels = [label for label in _labels(first) if payload or not label.startswith("payload")]
-        if first["kind"] != "DatagramsSent" or not labels:
-            continue
-        points = [_udp_point(number, entry) for number, entry in hops]
-        points[0].text = f"{', '.join(labels)} → {first.get('destination')}"
-        if last["kind"] not in ("PacketFiltered", "DatagramsReceived"):
-            points[-1].mark = "stub"
-        yield _Flight(points, is_carried=False)
-
-
-def _udp_point(number: int, entry: Json) -> _Point:
-    point = _Point(_time(entry), str(entry["at"]), number)
-    if entry["kind"] == "PacketFiltered":
-        point.mark, point.text = "cross", f"not let in: {entry.get('source')}"
-    elif entry["kind"] == "PacketTranslated" and entry.get("source") != entry.get("new_source"):
-        point.text = f"as {entry.get('new_source')}"
-    return point
-
-
-def _carried_flights(entries: Sequence[Numbered]) -> Iterator[_Flight]:
-    by_key: dict[object, list[_Point]] = {}
-    for number, entry in entries:
-        carried = entry.get("carried")
-        for item in carried if isinstance(carried, list) else []:
-            points = by_key.setdefault(item["key"], [])
-            if not points or points[-1].lifeline != entry["at"]:
-                text = "" if points else f"{item['label']} by DERP"
-                points.append(_Point(_time(entry), str(entry["at"]), number, text))
-    for points in by_key.values():
-        yield _Flight(points, is_carried=True)
-
-
-def _boxes(entries: Sequence[Numbered]) -> Iterator[_Point]:
-    for number, entry in entries:
-        path = entry.get("path")
-        if entry["kind"] == "PathChanged" and isinstance(path, dict):
-            addr = "" if path.get("kind") == "derp" else f" {path.get('addr')}"
-            text = f"{path.get('kind')}{addr}"
-            yield _Point(_time(entry), str(entry["at"]), number, text, "box")
-
-
-def _lay_out(points: list[_Point]) -> float:
+def _lay_out(points: list[Point]) -> float:
     """Give every point its height, in the order of the lines; return that of the end."""
     y, time = float(TOP), None
     for point in sorted(points, key=lambda point: point.order):
@@ -215,7 +144,7 @@ def _lifelines(x: dict[str, float], bottom: float) -> Iterator[str]:
         yield _text(place, 33, name, anchor="middle", size=13, weight=600)
 
 
-def _time_marks(flights: Sequence[_Flight], boxes: Sequence[_Point], begin: float) -> Iterator[str]:
+def _time_marks(flights: Sequence[Flight], boxes: Sequence[Point], begin: float) -> Iterator[str]:
     """Say beside what nodes do how many milliseconds it is after the beginning."""
     points = [*(flight.points[0] for flight in flights), *boxes]
     last = -1.0
@@ -225,10 +154,12 @@ def _time_marks(flights: Sequence[_Flight], boxes: Sequence[_Point], begin: floa
             yield _text(8, point.y + 4, f"{1000 * (point.time - begin):.0f} ms", fill=_FAINT)
 
 
-def _draw_flight(flight: _Flight, x: dict[str, float]) -> Iterator[str]:
+def _draw_flight(flight: Flight, x: dict[str, float]) -> Iterator[str]:
     points = flight.points
     colour = _BLUE if flight.is_carried else _INK
     dash = "6 4" if flight.is_carried else ""
+    if not flight.is_certain:
+        dash = "1 3"
     if points[0].text.startswith("pong"):
         colour = _TEAL
     for start, stop in pairwise(points):
@@ -241,25 +172,32 @@ def _draw_flight(flight: _Flight, x: dict[str, float]) -> Iterator[str]:
         if point.mark == "stub":
             side = forward
             yield _line(place, point.y, place + 40 * forward, point.y, colour, dash="1 3", tip=True)
+        if point.mark == "unanswered":
+            side = forward
         if point.mark == "cross":
             for sign in (1, -1):
                 yield _line(
                     place - 5, point.y - 5 * sign, place + 5, point.y + 5 * sign, _RED, width=2
                 )
         if point.text:
-            fill = _RED if point.mark == "cross" else colour if index == 0 else _FAINT
+            fill = colour if index == 0 else _FAINT
+            if point.mark in ("cross", "unanswered"):
+                fill = _RED
             anchor = "start" if side > 0 else "end"
             yield _text(place + 8 * side, point.y - 4, point.text, anchor=anchor, fill=fill)
 
 
-def _direction(points: Sequence[_Point], x: dict[str, float]) -> int:
+def _direction(points: Sequence[Point], x: dict[str, float]) -> int:
     """Return 1 for a flight to the right, or -1."""
     if len(points) > 1:
         return 1 if x[points[-1].lifeline] >= x[points[0].lifeline] else -1
     return 1 if x[points[0].lifeline] <= max(x.values()) / 2 else -1
 
 
-def _draw_box(box: _Point, place: float) -> Iterator[str]:
+def _draw_box(box: Point, place: float) -> Iterator[str]:
+    if box.mark == "note":
+        yield _text(place, box.y + 1, box.text, anchor="middle", fill=_FAINT)
+        return
     kind = box.text.partition(" ")[0]
     fill = {"direct": "#a9dfc0", "mixed": "#f6e3b5"}.get(kind, "#dbe5f8")
     width = 14 + 6.2 * len(box.text)

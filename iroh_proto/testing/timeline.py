@@ -1,42 +1,33 @@
-r"""Writes down what happens in a simulated network, as JSON lines.
+r"""Writes down what happens in a simulated network, as JSON lines: :mod:`iroh_proto.trace.lines`.
 
-The first line names the format and the lifelines: hosts and routers, in an order that puts
-each next to its neighbours. Every other line is an object with ``time`` (seconds), ``at`` (a
-program, ``"host/program"``, or a router), ``kind`` (the class of an event or of a
-:data:`~iroh_proto.testing.happenings.Happening`) and its fields; bytes are hexadecimal, addresses
-are text. Beside datagrams stand ``labels``, which say in words what they are; beside TCP data
-stands ``carried``: what of disco is inside, with a ``key`` that is the same where it is sent and
-where it arrives.
+Beside datagrams stand ``labels``, which say in words what they are, and ``packet``, a number that
+stays the same on all of a packet's way; beside TCP data stands ``carried``: what of disco is
+inside, with a ``key`` that is the same where it is sent and where it arrives.
+
+A program made by a :class:`~iroh_proto.trace.tape.Recipe` after the time line was begun can be
+repeated from the lines (:mod:`iroh_proto.testing.replay`). The secret keys in its recipe are
+written down for that, as are tokens for DERP servers: they are of this network, and protect
+nothing.
 
 ::
 
-    pair = NatPair(PORT_RESTRICTED, PORT_RESTRICTED, seed=1)
-    timeline = Timeline(pair.network, secret_keys=pair.secret_keys)
+    pair = NatPair(PORT_RESTRICTED, PORT_RESTRICTED, seed=1, recorded=True)
     pair.run()
-    text = "\n".join(timeline.lines())
+    text = "\n".join(pair.timeline.lines())
 """
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import json
-from collections.abc import Iterable, Iterator
-from typing import Final, TypeAlias
+import random
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Final, TypeVar, cast
 
-from iroh_proto.box import SharedBox
-from iroh_proto.disco.message import (
-    DISCO_MAGIC,
-    CallMeMaybe,
-    Ping,
-    Pong,
-    decode_disco_message,
-    is_disco,
-    open_envelope,
-)
-from iroh_proto.errors import DecodeError
-from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.paths.select import PathInfo
-from iroh_proto.stun.message import decode_binding_request, decode_binding_response, is_stun
+from iroh_proto.errors import LocalProtocolError
+from iroh_proto.key import SecretKey
+from iroh_proto.magicsock import Magicsock
 from iroh_proto.testing.happenings import (
     DatagramsReceived,
     DatagramsSent,
@@ -46,110 +37,80 @@ from iroh_proto.testing.happenings import (
 )
 from iroh_proto.testing.network import Network
 from iroh_proto.testing.topology import Attachment, Router
+from iroh_proto.trace.disco import DiscoReader
+from iroh_proto.trace.lines import FORMAT, LineWriter
+from iroh_proto.trace.tape import Recipe, Tape
+from iroh_proto.trace.values import Json, fields_of
 
-FORMAT: Final = "iroh-timeline/1"
+MAKE_MAGICSOCK: Final = "make_magicsock"
+"""The parameter of a machine that has QUIC on top of a Magicsock. The latter is what can be
+repeated, since packets once encrypted are inputs to it."""
 
-KEY_SIZE: Final = 8
-"""Bytes of a nonce that tell one sealed message from another."""
-
-RESERVED: Final = ("time", "at", "kind")
-"""What every line has. A field of such a name has ``event_`` before it."""
-
-_NONCE_SIZE: Final = 24
-_LENGTH_SIZE: Final = 2  # bytes before each datagram in a packet of a DERP server, little-endian
-
-Json: TypeAlias = dict[str, object]
+MachineT = TypeVar("MachineT")
 
 
 class Timeline:
     """Records a network from now on.
 
-    :param secret_keys: the nodes' keys, with which disco messages are opened to label them.
-        Sealed ones are labelled as such.
+    :param secret_keys: nodes' keys, with which disco messages are opened to label them. Those in
+        recipes are found by themselves; messages of others are labelled as sealed.
+    :raises LocalProtocolError: if another time line of the network is going on.
     """
 
     def __init__(self, network: Network, *, secret_keys: Iterable[SecretKey] = ()) -> None:
+        if network.make_machine is not None:
+            raise LocalProtocolError("this network has a time line already")
         self._network = network
-        self._reader = Reader(secret_keys)
+        self._reader = DiscoReader(secret_keys)
         self._entries: list[Json] = []
+        self._lines = LineWriter(self._entries.append)
         network.observers.append(self._observe)
         network.recorders.append(self._record)
+        network.make_machine = self._make
 
     def stop(self) -> None:
         """Record no more."""
+        self._lines.stop()
         self._network.observers.remove(self._observe)
         self._network.recorders.remove(self._record)
+        self._network.make_machine = None
 
     def lines(self) -> Iterator[str]:
         """Yield the lines so far, without line ends."""
+        self._lines.finish()
         yield json.dumps({"format": FORMAT, "lifelines": lifelines(self._network)})
         for entry in self._entries:
             yield json.dumps(entry)
 
+    def _make(
+        self, name: str, factory: Callable[[random.Random], MachineT], rng: random.Random
+    ) -> MachineT:
+        if not isinstance(factory, Recipe):
+            return factory(rng)
+        for value in factory.config.values():
+            if isinstance(value, SecretKey):
+                self._reader.add_key(value)
+        recipe = cast("Recipe[MachineT]", factory)
+        if MAKE_MAGICSOCK in inspect.signature(recipe.kind).parameters:
+            make = partial(self._make_magicsock, f"{name}/magicsock")
+            return recipe.kind(**recipe.config, rng=rng, **{MAKE_MAGICSOCK: make})
+        return Tape.make(recipe, rng, self._lines, name, time=self._network.now, wires=False)
+
+    def _make_magicsock(self, name: str, *, rng: random.Random, **config: object) -> Magicsock:
+        """Make the tape of what is below QUIC in an endpoint."""
+        recipe = Recipe(Magicsock, **config)
+        return Tape.make(recipe, rng, self._lines, name, time=self._network.now)
+
     def _observe(self, time: float, name: str, event: object) -> None:
-        self._add(time, name, event)
+        self._lines.add(time, name, type(event).__name__, fields_of(event))
 
     def _record(self, time: float, name: str, happening: Happening) -> None:
-        entry = self._add(time, name, happening)
+        fields = fields_of(happening)
         if isinstance(happening, DatagramsSent | DatagramsReceived):
-            entry["labels"] = [self._reader.label(data) for data in happening.datagrams]
+            fields["labels"] = [self._reader.label(data) for data in happening.datagrams]
         elif isinstance(happening, TcpDataSent | TcpDataReceived):
-            entry["carried"] = self._reader.carried(happening.data)
-
-    def _add(self, time: float, name: str, value: object) -> Json:
-        entry: Json = {"time": time, "at": name, "kind": type(value).__name__, **_fields(value)}
-        self._entries.append(entry)
-        return entry
-
-
-class Reader:
-    """Says in words what datagrams are."""
-
-    def __init__(self, secret_keys: Iterable[SecretKey] = ()) -> None:
-        self._secrets = tuple(secret_keys)
-        self._boxes: dict[NodeId, list[SharedBox]] = {}
-
-    def label(self, datagram: bytes) -> str:
-        """Return a few words."""
-        if is_disco(datagram):
-            return self._disco(datagram)
-        if is_stun(datagram):
-            return _stun(datagram)
-        return f"payload of {len(datagram)} bytes"
-
-    def carried(self, data: bytes) -> list[Json]:
-        """Return key and label of each disco datagram in a piece of a DERP connection."""
-        found: list[Json] = []
-        place = data.find(DISCO_MAGIC)
-        while place >= 0:
-            size = int.from_bytes(data[max(0, place - _LENGTH_SIZE) : place], "little")
-            sealed = data[place : place + size]
-            key = sealed[-_NONCE_SIZE:][:KEY_SIZE].hex()
-            found.append({"key": key, "label": self.label(sealed)})
-            place = data.find(DISCO_MAGIC, place + 1)
-        return found
-
-    def _disco(self, datagram: bytes) -> str:
-        try:
-            sender, sealed = open_envelope(datagram)
-        except DecodeError:
-            return "broken disco"
-        for box in self._boxes_of(sender):
-            try:
-                message = decode_disco_message(box.open(sealed))
-            except DecodeError:
-                continue
-            return _words(message)
-        return "sealed disco"
-
-    def _boxes_of(self, sender: NodeId) -> list[SharedBox]:
-        boxes = self._boxes.get(sender)
-        if boxes is None:
-            others = [secret for secret in self._secrets if secret.public != sender]
-            boxes = [SharedBox(secret, sender) for secret in others]
-            if any(secret.public == sender for secret in self._secrets):
-                self._boxes[sender] = boxes  # strangers' are not kept: there may be many
-        return boxes
+            fields["carried"] = self._reader.carried(happening.data)
+        self._lines.add(time, name, type(happening).__name__, fields)
 
 
 def lifelines(network: Network) -> list[str]:
@@ -170,54 +131,3 @@ def _routers_of(gateway: Attachment | None) -> Iterator[str]:
     while gateway is not None and isinstance(gateway.owner, Router):
         yield gateway.owner.name
         gateway = gateway.owner.outside.segment.gateway
-
-
-def _words(message: object) -> str:
-    match message:
-        case Ping():
-            return f"ping {message.tx_id[:2].hex()}"
-        case Pong():
-            return f"pong {message.tx_id[:2].hex()}, saw {message.observed}"
-        case CallMeMaybe():
-            return f"call me maybe ({len(message.addresses)} addresses)"
-        case _:
-            return type(message).__name__
-
-
-def _stun(datagram: bytes) -> str:
-    try:
-        decode_binding_request(datagram)
-    except DecodeError:
-        pass
-    else:
-        return "STUN request"
-    try:
-        return f"STUN: you are {decode_binding_response(datagram)[1]}"
-    except DecodeError:
-        return "broken STUN"
-
-
-def _fields(value: object) -> Json:
-    if not dataclasses.is_dataclass(value):
-        return {"value": repr(value)}
-    names = [field.name for field in dataclasses.fields(value)]
-    return {
-        f"event_{name}" if name in RESERVED else name: _plain(getattr(value, name))
-        for name in names
-    }
-
-
-def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, NodeId):
-        return str(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
-    if isinstance(value, PathInfo):
-        return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if type(value) in (list, tuple):
-        return [_plain(item) for item in value]  # type: ignore[attr-defined]
-    return str(value)

@@ -73,6 +73,7 @@ def first_line(stream: IO[bytes] | None) -> bytes:
         ["lab", "nat-matrix"],
         ["lab", "nat-pair"],
         ["lab", "draw"],
+        ["lab", "replay"],
         ["ticket"],
         ["ticket", "show"],
     ],
@@ -298,6 +299,58 @@ def test_lab_records_a_pair_of_nats_and_draws_what_happened(tmp_path: Path) -> N
     refused = run("lab", "draw", "-", stdin=b"no time line")
     assert refused.returncode == 1
     assert b"cannot draw" in refused.stderr
+
+
+def test_lab_repeats_a_run_and_says_where_it_differs() -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD", "--seed", "3").stdout
+    same = run("lab", "replay", "-", stdin=recorded)
+    assert same.returncode == 0, same.stderr
+    assert b"first/magicsock: " in same.stdout
+    assert same.stderr == b""
+    lines = recorded.decode().splitlines(keepends=True)
+    place = next(place for place, line in enumerate(lines) if '"PathChanged"' in line)
+    lines[place] = lines[place].replace('"kind": "derp"', '"kind": "direct"')
+    other = "".join(lines).encode()
+    differs = run("lab", "replay", "-", stdin=other)
+    assert differs.returncode == 1
+    assert differs.stderr.startswith(f"line {place + 1}, ".encode())
+    result = json.loads(run("lab", "replay", "-", "--json", stdin=other).stdout)
+    assert result["difference"]["line"] == place + 1
+    refused = run("lab", "replay", "-", stdin=b"no time line")
+    assert refused.returncode == 1
+    assert b"cannot replay" in refused.stderr
+
+
+def test_traced_commands_can_be_drawn_and_repeated(tmp_path: Path) -> None:
+    listening, dialling = str(tmp_path / "listen.jsonl"), str(tmp_path / "connect.jsonl")
+    with running("derper", "--dev", "--port", "0", "--stun-port", "0") as derper:
+        derp = ["--derp", json.loads(first_line(derper.stdout))["url"]]
+        with running("listen", *derp, "--recv-only", "--trace", listening) as listener:
+            ticket = ""
+            while not ticket.startswith("node"):
+                ticket = first_line(listener.stderr).decode().split()[-1]
+            connecting = run("connect", ticket, "--trace", dialling, stdin=b"seen")
+            assert listener.communicate(b"", timeout=LIMIT)[0] == b"seen"
+    assert connecting.returncode == 0, connecting.stderr
+    for file in (listening, dialling):
+        replayed = run("lab", "replay", file)
+        assert replayed.returncode == 0, replayed.stderr
+        assert b"/paths: " in replayed.stdout
+    drawn = run("lab", "draw", listening, dialling)
+    assert drawn.returncode == 0, drawn.stderr
+    assert b"direct " in drawn.stdout
+
+
+def test_the_demonstration_can_be_traced(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(200_000))
+    done = run("demo", "--file", str(file), "--json", "--trace", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    drawn = run(
+        "lab", "draw", *(str(tmp_path / f"{name}.jsonl") for name in ("sender", "receiver"))
+    )
+    assert drawn.stdout.count(b">direct ") >= 2
+    assert b"call me maybe" in drawn.stdout
 
 
 def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:

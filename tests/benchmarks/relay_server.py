@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def run() -> dict[str, float]:
     """Return the server's figures over the pump's, and KiB for an idle client."""
     _allow_descriptors()
-    kinds = [("pump", None)]
+    kinds: list[tuple[str, str | None]] = [("pump", None)]
     kinds += [(backend, form) for form in ("framed", "websocket") for backend in BACKENDS]
     rounds = [{kind: _measure(*kind) for kind in kinds} for _ in range(ROUNDS)]
     found: dict[str, float] = {}

@@ -37,11 +37,13 @@ def isolated() -> Iterator[bool]:
 def start_peer(tmp_path: Path) -> StartPeer:
     """Return ``start_peer(version, **options)``, an async context manager of a running peer."""
 
-    def start(version: str, **options: object) -> AbstractAsyncContextManager[RealPeer]:
+    def start(
+        version: str, *, space: str | None = None, **options: object
+    ) -> AbstractAsyncContextManager[RealPeer]:
         require(version)
         scratch = tmp_path / f"{version}-{len(list(tmp_path.iterdir()))}"
         scratch.mkdir()
-        return real_peer(version, scratch, **options)
+        return real_peer(version, scratch, space=space, **options)
 
     return start
 

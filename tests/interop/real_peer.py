@@ -53,8 +53,11 @@ class RealPeer:
     node_id: NodeId
     addresses: tuple[UdpAddress, ...]  # IPv4 before IPv6
 
-    def __init__(self, version: str, folder: Path, scratch: Path) -> None:
+    def __init__(
+        self, version: str, folder: Path, scratch: Path, *, space: str | None = None
+    ) -> None:
         self.version = version
+        self._space = space
         self._stderr_path = scratch / f"peer-{version}.stderr"
         self._process = self._spawn(folder, scratch)
         os.set_blocking(self._output.fileno(), False)
@@ -71,8 +74,9 @@ class RealPeer:
         }
         with self._stderr_path.open("wb") as stderr:
             # Not by anyio: on trio that forks from a worker thread, whose network may be another.
+            inside = [] if self._space is None else ["ip", "netns", "exec", self._space]
             return subprocess.Popen(
-                [sys.executable, "-m", f"tests.interop.peers.{SCRIPTS[self.version]}"],
+                [*inside, sys.executable, "-m", f"tests.interop.peers.{SCRIPTS[self.version]}"],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -215,12 +219,15 @@ class RealPeer:
 
 
 @asynccontextmanager
-async def real_peer(version: str, scratch: Path, **options: object) -> AsyncIterator[RealPeer]:
+async def real_peer(
+    version: str, scratch: Path, *, space: str | None = None, **options: object
+) -> AsyncIterator[RealPeer]:
     """Run a release; ``options`` go to the ``start`` command of its runner.
 
+    :param space: the network namespace to run it in, by default that of the caller.
     :raises packages.PeerUnavailableError: if the release cannot be installed.
     """
-    peer = RealPeer(version, packages.installed(version), scratch)
+    peer = RealPeer(version, packages.installed(version), scratch, space=space)
     try:
         await peer.start(**options)
         yield peer

@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from iroh_proto.address import DerpUrl
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.codec import Form
+from iroh_proto.derp.curve_frames import CurveRecvPacket
 from iroh_proto.derp.datagram_frames import RecvDatagramBatch
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.events import ConnectionLost, DerpConnected
 from iroh_proto.derp.frames import DATAGRAM_LIMIT, Frame, Ping, RecvPacket, pack_datagrams
 from iroh_proto.derp.map import DerpMap
+from iroh_proto.derp.node_names import DISCO_MAGIC, SHORTEST_DISCO
 from iroh_proto.derp.pool import SERVERS_LIMIT, DerpPool
 from iroh_proto.derp.pool_events import DerpServerConnected, DerpServerLost
 from iroh_proto.key import SecretKey
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.strategies import mutated, node_ids
+from iroh_proto.x25519 import x25519_of
 from tests.proto.contract_runs import begun
 from tests.proto.derp_cloud import THEIRS, Cloud, Server, cloud_of, cloud_operations, settle
 
@@ -29,13 +32,15 @@ OURS = SecretKey.generate(random.Random("ours"))
 URLS = [DerpUrl.from_str(f"http://derp{number}.example") for number in range(3)]
 DATAGRAMS = [b"", b"\x01two", bytes(1200)]
 PACKED = pack_datagrams(DATAGRAMS)[0]
+# Which says whose the X25519 key is that it comes from.
+DISCO = (DISCO_MAGIC + THEIRS.public).ljust(SHORTEST_DISCO, b"\x00")
 
 batches = st.lists(st.sampled_from(DATAGRAMS), max_size=3)
 
 
 def said(dialect: str, frame: Frame) -> bytes:
     """Return the bytes of a frame of a server."""
-    form: Form = "framed" if dialect == "v3" else "websocket"
+    form: Form = "websocket" if dialect == "relay-v2" else "framed"
     return DIALECTS[dialect].server_codec(form).encode(frame)
 
 
@@ -73,8 +78,13 @@ IDLE_FLOODS: list[Flood[DerpClient]] = [
 PACKETS: dict[str, Frame] = {
     "v3": RecvPacket(THEIRS.public, PACKED),
     "relay-v2": RecvDatagramBatch(THEIRS.public, 2, 1200, bytes(2000)),
+    "tailscale": CurveRecvPacket(x25519_of(THEIRS.public), DISCO),
 }
-ENDLESS = {"v3": b"\x05\x00\x00\xff\xff", "relay-v2": b"\x82\x7e\xff\xff\x06"}
+ENDLESS = {
+    "tailscale": b"\x05\x00\x00\xff\xff",
+    "v3": b"\x05\x00\x00\xff\xff",
+    "relay-v2": b"\x82\x7e\xff\xff\x06",
+}
 
 
 def connected_floods(dialect: str) -> list[Flood[DerpClient]]:
@@ -122,6 +132,7 @@ def client_subject(dialect: str | None, *, is_connected: bool) -> Subject[DerpCl
 
 TestDerpClientContract = contract_tests(client_subject(None, is_connected=False))
 TestConnectedDerpClientContract = contract_tests(client_subject("v3", is_connected=True))
+TestTailscaleClientContract = contract_tests(client_subject("tailscale", is_connected=True))
 TestRelayClientContract = contract_tests(client_subject("relay-v2", is_connected=True))
 
 

@@ -34,7 +34,7 @@ from iroh_proto.derp.node_names import (
     WANTED_LIMIT,
     NodeNames,
 )
-from iroh_proto.derp.relay import ClientConnected
+from iroh_proto.derp.relay_events import ClientConnected
 from iroh_proto.derp.router import LOOKUPS_LIMIT
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested

@@ -439,14 +439,14 @@ class TestRights:
         without = DerpServer(secret_key=server_key("one"), rng=random.Random(1))
         without.start(now=0.0)
         for server in (without, MeshWorld()["one"].server):
-            for call in (
-                lambda: server.accept_tcp(-1, now=0.0),  # noqa: B023
-                lambda: server.complete_tcp(-99, now=0.0),  # noqa: B023
-                lambda: server.receive_tcp_data(-99, b"", now=0.0),  # noqa: B023
-                lambda: server.receive_tcp_eof(-99, now=0.0),  # noqa: B023
-            ):
-                with pytest.raises(LocalProtocolError):
-                    call()
+            with pytest.raises(LocalProtocolError, match="negative"):
+                server.accept_tcp(-1, now=0.0)
+            with pytest.raises(LocalProtocolError, match="not asked for"):
+                server.complete_tcp(-99, now=0.0)
+            with pytest.raises(LocalProtocolError, match="not asked for"):
+                server.receive_tcp_data(-99, b"", now=0.0)
+            with pytest.raises(LocalProtocolError, match="not asked for"):
+                server.receive_tcp_eof(-99, now=0.0)
         with pytest.raises(LocalProtocolError, match="once"):
             MeshWorld()["one"].server.start(now=0.0)
 

@@ -16,6 +16,7 @@ from iroh_proto.address import UdpAddress
 from iroh_proto.derp.curve_codec import (
     LONGEST_PING,
     LONGEST_SERVER_KEY,
+    MESSAGE_LIMIT,
     CurveCodec,
     CurveWebsocketCodec,
 )
@@ -49,6 +50,7 @@ from iroh_proto.derp.frames import (
     KeepAlive,
     NotePreferred,
     PacketGroups,
+    PacketParts,
     Ping,
     Pong,
     Restarting,
@@ -362,6 +364,25 @@ def test_a_server_gives_each_packet_a_message_of_its_own() -> None:
         [CurveRecvPacket(CLIENT.public, payload)] for payload in (b"one", b"two")
     ]
     assert client.encode_packets(NodeId(b"\x01" + bytes(31)), [b"\x01\x00x"]) == b""
+
+
+def test_messages_are_no_longer_than_upstreams_server_reads() -> None:
+    node_id = SecretKey.from_bytes(b"\x07" * 32).public
+    client = CurveWebsocketCodec(mask_rng=random.Random(1))
+    server = CurveWebsocketCodec(mask_rng=None)
+    datagrams = [bytes((number,)) * 1200 for number in range(50)]
+    wire = client.encode_packets(node_id, pack_datagrams(datagrams))
+    wire += client.encode(CurveSendPacket(OTHER, bytes(PACKET_LIMIT)))
+    sizes = [len(message) for message in WebsocketMessages(mask_rng=None).receive(wire)]
+    assert max(sizes) == MESSAGE_LIMIT == 32_768
+    payloads = [
+        frame.payload for frame in server.receive(wire) if isinstance(frame, CurveSendPacket)
+    ]
+    assert payloads == [*datagrams, bytes(PACKET_LIMIT)]
+    parts: PacketParts = [HEADER.pack(5, PACKET_LIMIT + 32) + OTHER, bytes(PACKET_LIMIT)]
+    (piece,) = server.encode_relayed(parts)
+    back = list(WebsocketMessages(mask_rng=random.Random(1)).receive(piece))
+    assert [len(message) for message in back] == [32_768, 32_768, 37]
 
 
 def test_a_message_of_text_is_a_fault_and_a_close_is_the_end() -> None:

@@ -89,14 +89,16 @@ FOUNDATION = {
 FAMILIES = {"stun", "disco", "derp", "portmap", "discovery", "identity"}
 ABOVE_FAMILIES = {"paths", "netcheck"}
 TOP = {"magicsock"}
+TRACE = {"trace"}  # it writes down what passes between the machines below, and their hosts
 
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **{part: FOUNDATION | {part} for part in FAMILIES},
     **{part: FOUNDATION | FAMILIES | {part} for part in ABOVE_FAMILIES},
+    **dict.fromkeys(TRACE, FOUNDATION | FAMILIES | ABOVE_FAMILIES | TRACE),
     **dict.fromkeys(TOP, FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP),
     "__init__": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP,
-    "testing": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP | {"testing"},
+    "testing": FOUNDATION | FAMILIES | ABOVE_FAMILIES | TOP | TRACE | {"testing"},
 }
 
 

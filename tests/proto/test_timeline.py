@@ -10,20 +10,21 @@ from functools import cache
 
 import pytest
 
-from iroh_proto.errors import DecodeError
+from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.stun.message import encode_binding_request
 from iroh_proto.testing.nat import ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC, NatKind
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.network import Network
 from iroh_proto.testing.sequence import draw_sequence
-from iroh_proto.testing.timeline import Reader, Timeline, lifelines
+from iroh_proto.testing.timeline import Timeline, lifelines
+from iroh_proto.trace.disco import DiscoReader
 
 
 @cache
 def recorded(left: NatKind, right: NatKind, *, is_opened: bool = True) -> tuple[str, ...]:
-    pair = NatPair(left, right, seed=1)
-    timeline = Timeline(pair.network, secret_keys=pair.secret_keys if is_opened else ())
+    pair = NatPair(left, right, seed=1, recorded=is_opened)
+    timeline = pair.timeline or Timeline(pair.network)
     pair.run()
     return tuple(timeline.lines())
 
@@ -91,19 +92,29 @@ def test_a_time_line_repeats_and_recording_changes_nothing() -> None:
     pair = NatPair(PORT_RESTRICTED, SYMMETRIC, seed=1)
     pair.run()
     silent = pair.network.stats
-    pair = NatPair(PORT_RESTRICTED, SYMMETRIC, seed=1)
-    timeline = Timeline(pair.network, secret_keys=pair.secret_keys)
+    pair = NatPair(PORT_RESTRICTED, SYMMETRIC, seed=1, recorded=True)
     pair.run()
     assert pair.network.stats == silent
-    assert tuple(timeline.lines()) == recorded(PORT_RESTRICTED, SYMMETRIC)
+    assert pair.timeline is not None
+    assert tuple(pair.timeline.lines()) == recorded(PORT_RESTRICTED, SYMMETRIC)
 
 
 def test_a_stopped_time_line_records_no_more() -> None:
-    pair = NatPair(PORT_RESTRICTED, SYMMETRIC, seed=1)
-    timeline = Timeline(pair.network)
-    timeline.stop()
+    pair = NatPair(PORT_RESTRICTED, SYMMETRIC, seed=1, recorded=True)
+    assert pair.timeline is not None
+    before = list(pair.timeline.lines())
+    pair.timeline.stop()
     pair.run()
-    assert len(list(timeline.lines())) == 1
+    assert list(pair.timeline.lines()) == before
+
+
+def test_a_network_has_one_time_line_at_a_time() -> None:
+    network = Network(rng=random.Random(1))
+    timeline = Timeline(network)
+    with pytest.raises(LocalProtocolError):
+        Timeline(network)
+    timeline.stop()
+    Timeline(network)
 
 
 def test_lifelines_put_nats_beside_their_hosts_and_servers_between() -> None:
@@ -118,7 +129,7 @@ def test_lifelines_put_nats_beside_their_hosts_and_servers_between() -> None:
 
 
 def test_a_reader_takes_any_bytes() -> None:
-    reader = Reader([SecretKey(bytes(32))])
+    reader = DiscoReader([SecretKey(bytes(32))])
     assert reader.label(b"TS\xf0\x9f\x92\xac") == "broken disco"
     assert reader.label(b"") == "payload of 0 bytes"
     request = encode_binding_request(bytes(12))

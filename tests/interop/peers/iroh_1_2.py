@@ -26,14 +26,18 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(
-        self, alpns: list[str], secret_key: str | None = None, relay_urls: list[str] | None = None
+        self,
+        alpns: list[str],
+        secret_key: str | None = None,
+        relay_urls: list[str] | None = None,
+        bind_addr: str = "127.0.0.1:0",
     ) -> runner.JsonObject:
-        """Bind to loopback and serve ``alpns`` with an echo."""
+        """Bind, to loopback unless told otherwise, and serve ``alpns`` with an echo."""
         relays = iroh.RelayMode.custom_from_urls(relay_urls or [])
         self._endpoint = await iroh.Endpoint.bind(
             iroh.EndpointOptions(
                 preset=iroh.preset_minimal(),
-                bind_addr="127.0.0.1:0",
+                bind_addr=bind_addr,
                 secret_key=None if secret_key is None else bytes.fromhex(secret_key),
                 alpns=[alpn.encode() for alpn in alpns],
                 relay_mode=relays if relay_urls else iroh.RelayMode.disabled(),

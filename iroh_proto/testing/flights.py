@@ -1,0 +1,260 @@
+"""What of a time line is drawn: where datagrams were, and what nodes made of it.
+
+In a simulated network a packet is followed by its number, from NAT to NAT. A real node sees its own
+end alone. What it sent is known to have arrived if a pong says so, or if the lines have the other
+end, too (:func:`iroh_proto.testing.merging.merge`), where the nonce tells which message it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+
+from iroh_proto.disco.message import Ping, Pong, decode_disco_message
+from iroh_proto.errors import DecodeError
+from iroh_proto.trace.values import Json
+
+Numbered: TypeAlias = tuple[int, Json]
+
+SHORT_ID: Final = 10
+"""Digits of a node id that name a lifeline."""
+
+_HOPS: Final = ("DatagramsSent", "PacketTranslated", "PacketFiltered", "DatagramsReceived")
+
+
+@dataclass(slots=True)
+class Point:
+    """Something with a place in the picture: on a lifeline, at a time.
+
+    :ivar mark: ``"cross"`` for what was stopped here, ``"stub"`` for what went nobody knows where,
+        ``"box"`` and ``"note"`` for what a node says; else nothing.
+    """
+
+    time: float
+    lifeline: str
+    order: int
+    text: str = ""
+    mark: str = ""
+    y: float = 0.0
+
+
+@dataclass(slots=True)
+class Flight:
+    """A datagram, or what a DERP server carries, and where it was.
+
+    :ivar is_certain: whether it is known that it arrived at the last point.
+    """
+
+    points: list[Point]
+    is_carried: bool
+    is_certain: bool = True
+
+
+def time_of(entry: Json) -> float:
+    """Return the time of a line."""
+    return cast(float, entry["time"])
+
+
+def is_about_paths(entry: Json) -> bool:
+    """Say whether a line has messages between nodes."""
+    return bool(entry.get("carried")) or any(map(_is_disco, _labels(entry)))
+
+
+def flights_of(
+    entries: Sequence[Numbered], *, payload: bool, begin: float, end: float
+) -> Iterator[Flight]:
+    """Yield everything that took off between two times.
+
+    :param payload: whether payload datagrams belong to it.
+    """
+    for flight in (*_packets(entries, payload), *_carried(entries), *_Messages(entries).flights()):
+        if begin <= flight.points[0].time <= end:
+            yield flight
+
+
+def boxes_of(entries: Sequence[Numbered]) -> Iterator[Point]:
+    """Yield what nodes say: the ways their payload goes, and what befell connections.
+
+    An endpoint says what its Magicsock says; that is once enough.
+    """
+    said: set[tuple[float, str, str]] = set()
+    for point in _sayings(entries):
+        key = (point.time, point.lifeline, point.text)
+        if key not in said:
+            said.add(key)
+            yield point
+
+
+def _sayings(entries: Sequence[Numbered]) -> Iterator[Point]:
+    for number, entry in entries:
+        path = entry.get("path")
+        if entry["kind"] == "PathChanged" and isinstance(path, dict):
+            addr = "" if path.get("kind") == "derp" else f" {path.get('addr')}"
+            text = f"{path.get('kind')}{addr}"
+            yield Point(time_of(entry), str(entry["at"]), number, text, "box")
+        note = _note(entry)
+        if note:
+            yield Point(time_of(entry), str(entry["at"]), number, note, "note")
+
+
+def _note(entry: Json) -> str:
+    match entry["kind"]:
+        case "DerpServerUnreachable":
+            return f"no DERP server: {entry.get('error')}"
+        case "DerpServerLost":
+            return "lost the DERP server"
+        case "ConnectionEstablished":
+            return "connected"
+        case "ConnectionClosed":
+            reason = entry.get("reason")
+            return f"closed ({reason.get('kind')})" if isinstance(reason, dict) else "closed"
+        case _:
+            return ""
+
+
+def _is_disco(label: str) -> bool:
+    return label.startswith(("ping", "pong", "call me maybe")) or label.endswith("disco")
+
+
+def _labels(entry: Json) -> list[str]:
+    labels = entry.get("labels")
+    return [str(label) for label in labels] if isinstance(labels, list) else []
+
+
+def _packets(entries: Sequence[Numbered], payload: bool) -> Iterator[Flight]:
+    by_packet: dict[object, list[Numbered]] = {}
+    for number, entry in entries:
+        if entry["kind"] in _HOPS and "packet" in entry:
+            by_packet.setdefault(entry["packet"], []).append((number, entry))
+    for hops in by_packet.values():
+        first, last = hops[0][1], hops[-1][1]
+        labels = [label for label in _labels(first) if payload or not label.startswith("payload")]
+        if first["kind"] != "DatagramsSent" or not labels:
+            continue
+        points = [_hop(number, entry) for number, entry in hops]
+        points[0].text = f"{', '.join(labels)} → {first.get('destination')}"
+        if last["kind"] not in ("PacketFiltered", "DatagramsReceived"):
+            points[-1].mark = "stub"
+        yield Flight(points, is_carried=False)
+
+
+def _hop(number: int, entry: Json) -> Point:
+    point = Point(time_of(entry), str(entry["at"]), number)
+    if entry["kind"] == "PacketFiltered":
+        point.mark, point.text = "cross", f"not let in: {entry.get('source')}"
+    elif entry["kind"] == "PacketTranslated" and entry.get("source") != entry.get("new_source"):
+        point.text = f"as {entry.get('new_source')}"
+    return point
+
+
+def _carried(entries: Sequence[Numbered]) -> Iterator[Flight]:
+    by_key: dict[object, list[Point]] = {}
+    for number, entry in entries:
+        carried = entry.get("carried")
+        for item in carried if isinstance(carried, list) else []:
+            points = by_key.setdefault(item["key"], [])
+            if not points or points[-1].lifeline != entry["at"]:
+                text = "" if points else f"{item['label']} by DERP"
+                points.append(Point(time_of(entry), str(entry["at"]), number, text))
+    for points in by_key.values():
+        yield Flight(points, is_carried=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """A message as one node saw it leave or arrive."""
+
+    number: int
+    entry: Json
+    message: Json
+    label: str
+
+    def point(self, text: str = "", mark: str = "") -> Point:
+        """Return where and when that was."""
+        return Point(time_of(self.entry), str(self.entry["at"]), self.number, text, mark)
+
+    def far_point(self, end: str, text: str = "") -> Point:
+        """Return the other end, of which the time is not known."""
+        lifeline = str(self.message.get(end, ""))[:SHORT_ID] or "nobody"
+        return Point(time_of(self.entry), lifeline, self.number, text)
+
+    @property
+    def address(self) -> object:
+        """Where it went or came from."""
+        return self.entry.get("destination", self.entry.get("source"))
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether it went through a DERP server."""
+        return isinstance(self.address, dict)
+
+    @property
+    def title(self) -> str:
+        """What stands beside the arrow."""
+        return f"{self.label} by DERP" if self.is_carried else f"{self.label} → {self.address}"
+
+    @property
+    def origin(self) -> str:
+        """What stands where it arrives: the address that it came from."""
+        return "" if self.is_carried else f"from {self.address}"
+
+
+class _Messages:
+    """Disco messages of real nodes, each from one end or from both."""
+
+    def __init__(self, entries: Sequence[Numbered]) -> None:
+        self._traced: set[str] = set()
+        self._sent: dict[str, _Sight] = {}
+        self._received: dict[str, _Sight] = {}
+        for number, entry in entries:
+            datagrams, labels = entry.get("datagrams"), _labels(entry)
+            if not isinstance(datagrams, list) or len(labels) != len(datagrams):
+                continue
+            seen = self._sent if entry["kind"] == "DatagramsSent" else self._received
+            for place, (message, label) in enumerate(zip(datagrams, labels, strict=True)):
+                if isinstance(message, dict):
+                    self._traced.add(str(entry["at"]))
+                    nonce = str(message.get("nonce", f"{number}.{place}"))
+                    seen.setdefault(nonce, _Sight(number, entry, message, label))
+        self._answered = {
+            tx_id
+            for sight in self._received.values()
+            if (tx_id := _transaction(sight.message, Pong)) is not None
+        }
+
+    def flights(self) -> Iterator[Flight]:
+        """Yield each message once."""
+        for nonce, sight in self._sent.items():
+            arrival = self._received.get(nonce)
+            if arrival is not None:
+                points = [sight.point(sight.title), arrival.point(arrival.origin)]
+                yield Flight(points, sight.is_carried)
+            else:
+                yield self._one_ended(sight)
+        for nonce, sight in self._received.items():
+            if nonce not in self._sent:
+                origin = f"{sight.label} by DERP" if sight.is_carried else sight.label
+                points = [sight.far_point("from", origin), sight.point(sight.origin)]
+                yield Flight(points, sight.is_carried)
+
+    def _one_ended(self, sight: _Sight) -> Flight:
+        far = sight.far_point("to")
+        if far.lifeline in self._traced:
+            far.mark, far.text = "cross", "did not arrive"
+            return Flight([sight.point(sight.title), far], sight.is_carried)
+        tx_id = _transaction(sight.message, Ping)
+        if tx_id is not None and tx_id not in self._answered:
+            point = sight.point(f"{sight.title}: no answer", "unanswered")
+            return Flight([point, far], sight.is_carried, is_certain=False)
+        points = [sight.point(sight.title), far]
+        return Flight(points, sight.is_carried, is_certain=tx_id is not None)
+
+
+def _transaction(message: Mapping[str, object], kind: type[Ping | Pong]) -> bytes | None:
+    """Return the transaction id of a message of a kind."""
+    try:
+        decoded = decode_disco_message(bytes.fromhex(str(message.get("message"))))
+    except (DecodeError, ValueError):
+        return None
+    return decoded.tx_id if isinstance(decoded, kind) else None

@@ -1,0 +1,136 @@
+"""Time lines of real nodes put together, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from iroh_proto.address import UdpAddress
+from iroh_proto.disco.message import CallMeMaybe, Ping, Pong
+from iroh_proto.errors import DecodeError
+from iroh_proto.key import SecretKey
+from iroh_proto.testing.merging import merge
+from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.trace.disco import label_of
+from iroh_proto.trace.lines import FORMAT
+from iroh_proto.trace.values import Json
+
+ALICE, BOB = (SecretKey(bytes([number]) * 32).public for number in (1, 2))
+A, B = ALICE.fmt_short(), BOB.fmt_short()
+ALICE_IP, BOB_IP = "203.0.113.1:1000", "203.0.113.2:2000"
+VIA = {"$derp": ["http://derp.example/", str(BOB)]}
+
+PING = Ping(bytes(12), ALICE).encode().hex()
+PONG = Pong(bytes(12), UdpAddress.from_str(ALICE_IP)).encode().hex()
+CALL = CallMeMaybe([UdpAddress.from_str(ALICE_IP)]).encode().hex()
+
+
+def message(nonce: int, text: str, *, back: bool = False) -> Json:
+    ends = (BOB, ALICE) if back else (ALICE, BOB)
+    return {"from": str(ends[0]), "to": str(ends[1]), "message": text, "nonce": f"{nonce:048x}"}
+
+
+def sent(time: float, at: str, to: object, what: Json) -> Json:
+    kind = {"time": time, "at": f"{at}/paths", "kind": "DatagramsSent", "destination": to}
+    return {**kind, "datagrams": [what], "labels": [label_of(what)]}
+
+
+def received(time: float, at: str, source: object, what: Json) -> Json:
+    kind = {"time": time, "at": f"{at}/paths", "kind": "DatagramsReceived", "source": source}
+    return {**kind, "datagrams": [what], "labels": [label_of(what)]}
+
+
+def timeline(name: str, entries: Sequence[Json]) -> list[str]:
+    return [json.dumps(line) for line in ({"format": FORMAT, "lifelines": [name]}, *entries)]
+
+
+OF_ALICE = timeline(
+    A,
+    [
+        sent(1.0, A, VIA, message(1, CALL)),
+        sent(2.0, A, BOB_IP, message(2, PING)),
+        received(2.3, A, BOB_IP, message(3, PONG, back=True)),
+        sent(3.0, A, BOB_IP, message(4, Ping(b"unanswered!!", ALICE).encode().hex())),
+    ],
+)
+OF_BOB = timeline(
+    B,
+    [
+        received(101.1, B, VIA, message(1, CALL)),
+        received(102.1, B, ALICE_IP, message(2, PING)),
+        sent(102.1, B, ALICE_IP, message(3, PONG, back=True)),
+    ],
+)
+
+
+def test_clocks_are_set_by_the_fastest_messages() -> None:
+    head, *entries = [json.loads(line) for line in merge([OF_ALICE, OF_BOB])]
+    assert head["lifelines"] == [A, B]
+    # There the fastest took 0.1 s and 100 s of clock, back 0.2 s less 100 s: half the difference.
+    times = {(line["at"], line["kind"]): line["time"] for line in entries}
+    assert times[f"{B}/paths", "DatagramsSent"] == pytest.approx(2.15)
+    assert [line["time"] for line in entries] == sorted(line["time"] for line in entries)
+
+
+def test_one_way_is_enough_and_none_keeps_the_time() -> None:
+    one_way = timeline(B, [received(101.1, B, VIA, message(1, CALL))])
+    assert json.loads(merge([OF_ALICE, one_way])[2])["time"] == pytest.approx(1.0)
+    back = timeline(B, [sent(102.1, B, ALICE_IP, message(3, PONG, back=True))])
+    times = [json.loads(line)["time"] for line in merge([OF_ALICE, back])[1:]]
+    assert times == pytest.approx([1.0, 2.0, 2.3, 2.3, 3.0])
+    strange = timeline(B, [received(7.0, B, VIA, message(9, CALL))])
+    assert json.loads(merge([OF_ALICE, strange])[-1])["time"] == 7.0
+
+
+def test_one_end_alone_shows_what_is_known_of_the_other() -> None:
+    picture = draw_sequence(OF_ALICE, end=10.0)
+    assert f">{A}<" in picture
+    assert f">{B}<" in picture
+    assert "call me maybe (1 addresses) by DERP<" in picture
+    assert f"ping 0000 → {BOB_IP}<" in picture
+    assert f"ping 756e → {BOB_IP}: no answer<" in picture
+    assert f">from {BOB_IP}<" in picture
+    # The call and the unanswered ping may have got lost: their arrows are dotted.
+    assert picture.count('stroke-dasharray="1 3"') == 2
+
+
+def test_an_answer_after_the_window_counts_as_well() -> None:
+    assert "no answer" not in draw_sequence(OF_ALICE, begin=0.0, end=2.1)
+
+
+def test_both_ends_show_what_arrived_and_what_did_not() -> None:
+    picture = draw_sequence(merge([OF_ALICE, OF_BOB]), end=10.0)
+    assert picture.count("did not arrive") == 1
+    assert "no answer" not in picture
+    assert f">from {ALICE_IP}<" in picture
+    assert 'stroke-dasharray="1 3"' not in picture
+
+
+def test_notes_tell_what_befell_connections() -> None:
+    notes: list[Json] = [
+        {"kind": "DerpServerUnreachable", "error": "connection refused"},
+        {"kind": "DerpServerLost", "error": None},
+        {"kind": "ConnectionEstablished", "connection": 0},
+        {"kind": "ConnectionClosed", "connection": 0, "reason": {"kind": "idle"}},
+    ]
+    lines = timeline(A, [{"time": 1.0, "at": f"{A}/endpoint", **note} for note in notes])
+    picture = draw_sequence(lines)
+    for text in ("no DERP server: connection refused", "connected", "closed (idle)"):
+        assert f">{text}<" in picture
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        ["x"],
+        ["{}"],
+        ['{"format": "other", "lifelines": []}'],
+        [json.dumps({"format": FORMAT, "lifelines": [[]]})],
+    ],
+)
+def test_what_is_no_time_line_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(DecodeError):
+        merge([OF_ALICE, wrong])

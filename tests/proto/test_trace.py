@@ -1,0 +1,221 @@
+"""What is written of a machine: values, draws, opened messages, lines."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
+from iroh_proto.derp.map import DerpMap, DerpNode
+from iroh_proto.disco.message import Ping
+from iroh_proto.errors import DecodeError, LocalProtocolError
+from iroh_proto.key import SecretKey
+from iroh_proto.magicsock import Magicsock
+from iroh_proto.paths.own_address_events import AddressServer
+from iroh_proto.stun.probe import StunProbe
+from iroh_proto.testing.strategies import node_ids, udp_addresses
+from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
+from iroh_proto.trace.lines import LineWriter
+from iroh_proto.trace.tape import Recipe, RecordedRandom, Tape
+from iroh_proto.trace.values import Json, decode_value, encode_value
+
+URL = DerpUrl.from_str("https://derp.example/")
+SERVER = UdpAddress("192.0.2.9", 3478)
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+LEAVES = (
+    SCALARS
+    | st.binary()
+    | udp_addresses()
+    | node_ids()
+    | st.builds(DerpAddress, st.just(URL), node_ids())
+    | st.builds(
+        NodeAddr,
+        node_ids(),
+        derp_url=st.sampled_from([None, URL]),
+        direct_addresses=st.lists(udp_addresses(), max_size=3),
+    )
+)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
+
+
+@given(VALUES)
+def test_a_value_is_read_back_from_its_json(value: object) -> None:
+    back = decode_value(json.loads(json.dumps(encode_value(value))))
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_a_map_and_a_key_are_read_back() -> None:
+    derp_map = DerpMap([DerpNode(URL, stun_port=None), DerpNode("http://x/", 1, "v3")])
+    secret, server = SecretKey(bytes(range(32))), AddressServer(host="x", stun_port=1)
+    assert decode_value(json.loads(json.dumps(encode_value(derp_map)))) == derp_map
+    assert decode_value(encode_value(secret)) == secret
+    assert decode_value(encode_value(server)) == server
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"$udp": "x"},
+        {"$udp": "1.2.3.4:5", "more": 1},
+        {"$unknown": "Lock"},
+        {"$bytes": 7},
+    ],
+)
+def test_what_is_no_value_is_refused(value: object) -> None:
+    with pytest.raises(DecodeError):
+        decode_value(value)
+
+
+def test_of_an_unknown_value_only_the_class_is_written() -> None:
+    assert encode_value([object()]) == [{"$unknown": "object"}]
+
+
+def test_a_recorded_source_of_chance_gives_and_notes_what_its_source_gives() -> None:
+    def draw(rng: random.Random) -> list[object]:
+        draws = [rng.randbytes(12), rng.uniform(1, 2), rng.choice("abc"), rng.random()]
+        return [*draws, rng.randrange(7), rng.sample(range(9), 3)]
+
+    drawn: list[object] = []
+    given = draw(RecordedRandom(random.Random(3), drawn))
+    assert given == draw(random.Random(3))
+    number = int.from_bytes(random.Random(3).randbytes(12), "little")
+    assert drawn[0] == [96, f"{number:x}"]
+    assert isinstance(drawn[1], float)
+
+
+def make_probe(lines: LineWriter, *, epoch: float = 0.0) -> StunProbe:
+    return Tape.make(Recipe(StunProbe), random.Random(1), lines, "a/probe", epoch=epoch)
+
+
+def test_a_tape_does_what_its_machine_does_and_writes_it() -> None:
+    written: list[Json] = []
+    lines = LineWriter(written.append)
+    probe, plain = make_probe(lines, epoch=100.0), StunProbe(rng=random.Random(1))
+    for machine in (probe, plain):
+        assert machine.start(SERVER, now=100.5) == 0
+        assert machine.get_timer() is not None
+    assert probe.datagrams_to_send() == plain.datagrams_to_send()
+    deadline = probe.get_timer()
+    assert deadline is not None
+    assert deadline == plain.get_timer()
+    for machine in (probe, plain):
+        machine.handle_timer(now=deadline - 0.01)
+        machine.handle_timer(now=deadline)
+    assert probe.datagrams_to_send() == plain.datagrams_to_send() != []
+    lines.finish()
+    kinds = [line["kind"] for line in written]
+    assert kinds == [
+        "MachineMade", "CommandGiven", "DatagramsSent", "TimerHandled", "DatagramsSent",
+    ]  # fmt: skip
+    made, started, sent, timer, _ = written
+    assert made["machine"] == "StunProbe"
+    assert started == {
+        "time": 0.5,
+        "at": "a/probe",
+        "kind": "CommandGiven",
+        "command": "start",
+        "args": [{"$udp": str(SERVER)}],
+        "result": 0,
+        "drawn": started["drawn"],
+    }
+    assert sent["destination"] == str(SERVER)
+    assert timer["deadline"] == timer["time"] == deadline - 100.0
+
+
+def test_what_a_machine_refuses_is_written_and_raised() -> None:
+    written: list[Json] = []
+    lines = LineWriter(written.append)
+    sock = Tape.make(
+        Recipe(Magicsock, secret_key=SecretKey(bytes(32)), derp_map=DerpMap()),
+        random.Random(1),
+        lines,
+        "a/magicsock",
+        conceal=True,
+    )
+    with pytest.raises(LocalProtocolError, match="1 to 16 sockets") as caught:
+        sock.start([], now=0.0)
+    lines.finish()
+    assert written[-1]["raised"] == str(caught.value)
+    config = written[0]["config"]
+    assert isinstance(config, dict)
+    assert config["secret_key"] == {"$secret_of": str(SecretKey(bytes(32)).public)}
+
+
+def test_draws_without_a_line_of_their_own_get_one() -> None:
+    written: list[Json] = []
+    lines = LineWriter(written.append)
+    lines.add(1.0, "a", "X", {})
+    lines.note_drawn(1.0, "a", [0.5])
+    lines.note_drawn(1.0, "a", [0.25])
+    lines.note_drawn(1.0, "b", [0.75])
+    lines.stop()
+    lines.add(2.0, "a", "Y", {})
+    lines.finish()
+    assert written == [
+        {"time": 1.0, "at": "a", "kind": "X", "drawn": [0.5, 0.25]},
+        {"time": 1.0, "at": "b", "kind": "LotsDrawn", "drawn": [0.75]},
+    ]
+
+
+SECRETS = [SecretKey.generate(random.Random(number)) for number in range(3)]
+
+
+def opened(sender: SecretKey, receiver: SecretKey) -> Json:
+    return {
+        "from": str(sender.public),
+        "to": str(receiver.public),
+        "message": Ping(bytes(12), sender.public).encode().hex(),
+        "nonce": bytes(range(24)).hex(),
+    }
+
+
+@pytest.mark.parametrize(("sender", "receiver"), [(0, 1), (1, 0)])
+def test_a_message_is_sealed_and_opened_with_the_key_of_either_end(
+    sender: int, receiver: int
+) -> None:
+    message = opened(SECRETS[sender], SECRETS[receiver])
+    datagrams = set()
+    for secret in SECRETS[:2]:
+        reader = DiscoReader([secret])
+        reader.note_peer(SECRETS[1].public)
+        reader.note_peer(SECRETS[0].public)
+        datagram = reader.seal(message)
+        assert reader.open(datagram) == message
+        assert reader.label(datagram) == "ping 0000"
+        datagrams.add(datagram)
+    assert len(datagrams) == 1
+    sealed = DiscoReader([SECRETS[2]]).open(datagrams.pop())
+    assert sealed == {"from": str(SECRETS[sender].public), "sealed": 46 + 40}
+    assert DiscoReader([SECRETS[2]]).open(DiscoReader().seal(sealed)) == sealed
+
+
+def test_a_message_of_an_unknown_kind_has_a_label() -> None:
+    assert label_of({"message": "09"}) == "unknown disco"
+    assert label_of({"sealed": 3}) == "sealed disco"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"from": "x"}, {"from": str(SECRETS[0].public)}, opened(SECRETS[0], SECRETS[1])]
+)
+def test_what_cannot_be_sealed_is_refused(wrong: Json) -> None:
+    with pytest.raises(DecodeError):
+        DiscoReader([SECRETS[2]]).seal(wrong)
+
+
+def test_a_reader_forgets_the_peers_of_long_ago() -> None:
+    reader = DiscoReader([SECRETS[0]])
+    reader.note_peer(SECRETS[1].public)
+    datagram = reader.seal(opened(SECRETS[0], SECRETS[1]))
+    others = [SecretKey.generate(random.Random(10 + n)).public for n in range(BOXES_LIMIT)]
+    for node_id in others:
+        reader.note_peer(node_id)
+    found = reader.open(datagram)
+    assert found is not None
+    assert "sealed" in found
