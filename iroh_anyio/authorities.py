@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import certifi
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
@@ -38,10 +37,6 @@ class Authorities:
         except ValueError:
             raise OSError(f"{os.fspath(path)} holds no PEM certificates") from None
         return cls(b"".join(each.public_bytes(Encoding.PEM) for each in certificates))
-
-    def pem_beside_public(self) -> bytes:
-        """Return them and the public ones, for QUIC, which knows nothing of the system's."""
-        return self.pem + Path(certifi.where()).read_bytes()
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return what speaks TLS with servers that they or the system's authorities vouch for."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, Self
 
 import anyio
+import certifi
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
@@ -177,7 +178,7 @@ class MagicEndpoint(Service):
                 raise LocalProtocolError("ca_file and derp_ssl_context exclude each other")
             authorities = Authorities.load(ca_file)
             make_ssl_context = authorities.ssl_context
-            options = replace(options, ca_certificates=authorities.pem_beside_public())
+            options = replace(options, ca_certificates=authorities.pem, ca_bundle=certifi.where())
         if idle_timeout is not UNSET:
             options = replace(options, idle_timeout=idle_timeout)
         if keep_alive_interval is not UNSET:

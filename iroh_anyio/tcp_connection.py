@@ -67,7 +67,7 @@ class TcpConnection:
         self._socket = tcp_socket
         self._is_tls = isinstance(tcp_socket, ssl.SSLSocket)
         self._handshaking = handshakes
-        self._out = memoryview(b"")
+        self._out: bytes | memoryview = b""
         self.is_untouched = True
         self._paused = False
         self._finishing = False
@@ -83,6 +83,8 @@ class TcpConnection:
 
     def take_turn(self, events: int, now: float) -> int:
         """Do what the socket is ready for; return how many bytes were read."""
+        if events == _IN and not self._is_tls and self._mask == _IN:  # nearly always
+            return self.read(now)
         if self._handshaking and not self._shake_hands():
             return READ_SIZE  # it is as much work
         if events & _OUT:
@@ -100,7 +102,6 @@ class TcpConnection:
 
     def read(self, now: float) -> int:
         """Give the machine what has arrived; return how many bytes."""
-        machine, tcp_id = self._port.machine, self.tcp_id
         size = 0
         while True:
             try:
@@ -109,9 +110,10 @@ class TcpConnection:
                 break
             except ssl.SSLWantWriteError:
                 self._read_needs_write = True
+                self._watch()
                 break
             except OSError as error:
-                logger.debug("connection %d broke: %s", tcp_id, error)
+                logger.debug("connection %d broke: %s", self.tcp_id, error)
                 data = b""
             if not data:
                 self._take_end(now)
@@ -119,7 +121,7 @@ class TcpConnection:
             self.is_untouched = False
             size += len(data)
             if not self._finishing:
-                machine.receive_tcp_data(tcp_id, data, now=now)
+                self._port.machine.receive_tcp_data(self.tcp_id, data, now=now)
             # A record of TLS is shorter, and more than one may be there.
             if not self._is_tls or (size >= READ_SIZE and not self._has_pending()):
                 break
@@ -127,35 +129,34 @@ class TcpConnection:
             self._write_needs_read = False
             self._unblock()
             self.write()
-        self._watch()
         return size
 
     def write(self) -> None:
         """Write until the machine has no more bytes or the kernel no room."""
-        machine, tcp_socket = self._port.machine, self._socket
         while not self.gone:
-            if not self._out:
-                data = machine.tcp_data_to_send(self.tcp_id)
-                if not data:
-                    if self._finishing:
-                        self._end_writing()
-                    return
-                self.is_untouched = False
-                self._out = memoryview(data)
+            data = self._out or self._port.machine.tcp_data_to_send(self.tcp_id)
+            if not data:
+                if self._finishing:
+                    self._end_writing()
+                return
+            self.is_untouched = False
             try:
-                sent = tcp_socket.send(self._out)
+                sent = self._socket.send(data)
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+                self._out = data
                 self._block()
                 return
             except ssl.SSLWantReadError:
+                self._out = data
                 self._write_needs_read = True
                 self._block()
                 return
             except OSError as error:
                 logger.debug("connection %d broke: %s", self.tcp_id, error)
+                self._out = data
                 self.close(broken=True)
                 return
-            self._out = self._out[sent:]
+            self._out = memoryview(data)[sent:] if sent < len(data) else b""
 
     def pause(self) -> None:
         """Leave the peer unread, so that it has to wait."""

@@ -101,4 +101,8 @@ class TimerTable(Generic[KeyT]):
 
 def earliest(*deadlines: float | None) -> float | None:
     """Return the earliest of some deadlines, ``None`` meaning never."""
-    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    found: float | None = None
+    for deadline in deadlines:
+        if deadline is not None and (found is None or deadline < found):
+            found = deadline
+    return found

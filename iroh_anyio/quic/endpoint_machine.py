@@ -86,7 +86,9 @@ class EndpointMachine:
             options=self._options,
             events=self._events,
         )
-        self._qad = QadClient(ca_certificates=self._options.ca_certificates)
+        self._qad = QadClient(
+            ca_certificates=self._options.ca_certificates, ca_bundle=self._options.ca_bundle
+        )
         self.set_alpns(alpns)
 
     # Facts

@@ -73,7 +73,8 @@ class EndpointOptions:
 
     ``identity`` ``"auto"`` accepts both kinds at once and dials with raw keys first, then X.509.
     ``ca_certificates`` are the authorities, as PEM, that may vouch for servers of address
-    discovery, instead of the usual ones.
+    discovery, instead of the usual ones; ``ca_bundle`` is a file of further ones, which OpenSSL
+    reads.
 
     ``qlog`` is an aioquic logger, ``keylog`` takes lines in the form of SSLKEYLOGFILE.
 
@@ -96,6 +97,7 @@ class EndpointOptions:
     accept_filter: AcceptFilter | None = None
     identity: IdentityMode = "auto"
     ca_certificates: bytes | None = None
+    ca_bundle: str | None = None
     qlog: QuicLogger | None = None
     keylog: TextSink | None = None
 

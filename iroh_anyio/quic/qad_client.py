@@ -83,10 +83,15 @@ class QadClient:
     """Asks where this node is seen.
 
     :param ca_certificates: the authorities to trust, as PEM, instead of the usual ones.
+    :param ca_bundle: a file of further ones. OpenSSL reads it, which takes what public authorities
+        have, where aioquic warns of some and fails at words between them.
     """
 
-    def __init__(self, *, ca_certificates: bytes | None = None) -> None:
+    def __init__(
+        self, *, ca_certificates: bytes | None = None, ca_bundle: str | None = None
+    ) -> None:
         self._ca_certificates = ca_certificates
+        self._ca_bundle = ca_bundle
         self._time = LatestTime()
         self._events: deque[QadClientEvent] = deque()
         self._servers: dict[UdpAddress, _Server] = {}
@@ -176,6 +181,7 @@ class QadClient:
             is_client=True,
             alpn_protocols=[QAD_ALPN.decode()],
             cadata=self._ca_certificates,
+            cafile=self._ca_bundle,
             connection_id_length=CONNECTION_ID_SIZE,
             idle_timeout=IDLE_TIMEOUT,
             initial_rtt=INITIAL_RTT,

@@ -59,6 +59,10 @@ class FrameCodec(Protocol):
     def is_closed(self) -> bool:
         """Whether the peer closed inside the form (a websocket's closing handshake)."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
 
@@ -109,12 +113,16 @@ class FramedCodec:
     __slots__ = (
         "_heeded",
         "_is_server",
+        "_last_head",
+        "_last_header",
+        "_last_size",
         "_partial",
         "_receives",
         "_sends",
         "_table",
         "_wanted",
         "error",
+        "has_news",
     )
 
     is_closed = False
@@ -129,7 +137,11 @@ class FramedCodec:
         self._sends = RELAYED_PACKET if is_server else SENT_PACKET
         self._partial = bytearray()
         self._wanted = HEADER.size  # bytes that must be there before another look is worth it
+        # The header of the last packet, what it becomes, and the size of the whole frame.
+        self._last_head = self._last_header = b""
+        self._last_size = 0
         self.error: DecodeError | None = None
+        self.has_news = False
 
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
@@ -176,20 +188,19 @@ class FramedCodec:
 
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
-        frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
-        whole = self._whole(data)
-        offset = 0
+        whole = self._whole(data) if self._partial or self.error is not None else data
+        offset = self._group(whole, 0, source, groups)
+        if offset == len(whole):
+            return [PacketGroups(groups)] if groups else []
+        frames: list[Frame | PacketGroups] = []
         try:
-            while True:
-                offset = self._group(whole, offset, source, groups)
-                if (other := self._other(whole, offset)) is None:
-                    break
+            while (other := self._other(whole, offset)) is not None:
                 if groups:
                     frames.append(PacketGroups(groups))
                     groups = {}
                 frames.append(other[0])
-                offset = other[1]
+                offset = self._group(whole, other[1], source, groups)
         except DecodeError as error:
             self._fail(error)
         else:
@@ -256,32 +267,26 @@ class FramedCodec:
         one destination, so that each is looked up only when it is not the one before, and the only
         object made for a packet is a view of it.
         """
-        view = memoryview(whole)
-        unpack = _UNREAD_KEYED_HEADER.unpack_from
         end = len(whole)
         last_keyed = end - KEYED_HEADER.size
+        if start > last_keyed:
+            return start
+        view, unpack = memoryview(whole), _UNREAD_KEYED_HEADER.unpack_from
         offset = start
-        headers: dict[bytes, tuple[bytes, int]] = {}
-        last_head, header, size = b"", b"", 0
+        last_head, header, size = self._last_head, self._last_header, self._last_size
         last_destination = b""
         parts: PacketParts = []
         while offset <= last_keyed:
             head, destination = unpack(whole, offset)
             if head != last_head:
-                if head in headers:
-                    header, size = headers[head]
-                else:
-                    number, length = HEADER.unpack(head)
-                    if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
-                        break
-                    header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
-                    size = HEADER.size + length
-                    headers[head] = header, size
-                last_head = head
-            payload = offset + 37
-            offset += size
-            if offset > end:
-                return offset - size
+                number, length = HEADER.unpack(head)
+                if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
+                    break
+                last_head, size = head, HEADER.size + length
+                header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
+            stop = offset + size
+            if stop > end:
+                break
             if destination != last_destination:
                 if destination in groups:
                     parts = groups[destination]
@@ -289,7 +294,10 @@ class FramedCodec:
                     parts = groups[destination] = []
                 last_destination = destination
             parts.append(header)
-            parts.append(view[payload:offset])
+            parts.append(view[offset + 37 : stop])
+            offset = stop
+        if last_head is not self._last_head:
+            self._last_head, self._last_header, self._last_size = last_head, header, size
         return offset
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
@@ -313,6 +321,7 @@ class FramedCodec:
 
     def _fail(self, error: DecodeError) -> None:
         self.error = error
+        self.has_news = True
         self._partial.clear()
 
 
@@ -335,6 +344,11 @@ class WebsocketCodec:
     def is_closed(self) -> bool:
         """Whether the peer began the closing handshake."""
         return self._messages.is_closed
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+        return self.error is not None or self._messages.has_news
 
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""

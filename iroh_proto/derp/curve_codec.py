@@ -177,6 +177,11 @@ class CurveWebsocketCodec:
         """Whether the peer began the closing handshake."""
         return self._messages.is_closed
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a fault, a reply, or an end."""
+        return self.error is not None or self._messages.has_news
+
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
         frames = self._frames.receive(self._take(data))

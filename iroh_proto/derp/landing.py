@@ -30,7 +30,8 @@ svg .note { font-weight: 400; font-size: 13px; fill: var(--soft); }
 table { width: 100%; border-collapse: collapse; font-size: .95rem; }
 td, th { text-align: left; padding: .5rem .8rem .5rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td:first-child { white-space: nowrap; }
-pre { overflow-x: auto; padding: 1rem 1.2rem; font: 14px/1.6 ui-monospace, monospace;
+pre { overflow-x: auto; margin-top: .8rem; padding: 1rem 1.2rem;
+  font: 14px/1.6 ui-monospace, monospace;
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 footer { margin-top: 3rem; font-size: .9rem; color: var(--soft); }
 """
@@ -56,8 +57,8 @@ server passes their packets on until they have a direct path, and as long as the
 cannot read them: they are encrypted from end to end.</p>
 
 <svg viewBox="0 0 720 190" role="img" aria-label="Two nodes joined by this server, and directly">
-<path class="way" d="M150 115 C 210 55, 250 45, 285 45"/>
-<path class="way" d="M570 115 C 510 55, 470 45, 435 45"/>
+<path class="way" d="M95 118 C 110 60, 230 45, 285 45"/>
+<path class="way" d="M625 118 C 610 60, 490 45, 435 45"/>
 <path class="direct" d="M170 145 H 550"/>
 <rect class="box relay" x="285" y="18" width="150" height="54" rx="10"/>
 <rect class="box" x="20" y="118" width="150" height="54" rx="10"/>
@@ -79,6 +80,7 @@ endpoint = await MagicEndpoint.bind(derp_map=derp_map)</pre>
 <tr><td>iroh 0.6 to 0.13</td><td>DERP v2</td></tr>
 <tr><td>iroh 0.14 to 0.90</td><td>relay v3, framed or on a websocket</td></tr>
 <tr><td>iroh 0.91 and later</td><td><code>iroh-relay-v1</code>, <code>iroh-relay-v2</code></td></tr>
+<tr><td>Tailscale</td><td>DERP, framed or on a websocket</td></tr>
 </table>
 
 <footer>For those who watch over it: <a href="/healthz">/healthz</a>. About the network:

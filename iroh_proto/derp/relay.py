@@ -10,10 +10,10 @@ Of two clients with one key the newer gets what is sent to their node. The older
 of later generations it stays, is told, and takes its place again when the newer leaves. Of clients
 of Tailscale's dialect it stays as well, and takes its place again when it sends something.
 
-A client that reads slowly loses the oldest packets that wait for it, and only those. One that
-stops reading is closed: what waits for it is not fetched any more, as the host fetches bytes for a
-connection only while it is writable. One that sends more than its rate limit allows is left unread
-for a while.
+A client that reads slowly loses packets, the newest or the oldest of those that wait as its dialect
+has it, and only packets. One that stops reading is closed: what waits for it is not fetched any
+more, as the host fetches bytes for a connection only while it is writable. One that sends more than
+its rate limit allows is left unread for a while.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/server.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server.rs``.
@@ -234,9 +234,15 @@ class DerpServer:
             self._settle_mesh(now)
             return
         connection = self._connections.get(tcp_id)
-        if connection is not None:
-            connection.receive_data(data, now=now)
-            self._settle(tcp_id, connection, now)
+        if connection is None:
+            return
+        connection.take_data(data, now)
+        if connection.node_id is not None and not connection.has_news:
+            # Deadlines can only have moved away, which is looked at when the earlier one is due.
+            self._route(tcp_id, connection, now)
+            if not connection.has_news:
+                return
+        self._settle(tcp_id, connection, now)
 
     def receive_tcp_eof(self, tcp_id: int, *, now: float) -> None:
         """Take the end of a connection, orderly or not. That of a closed one is ignored."""
@@ -314,7 +320,9 @@ class DerpServer:
         """
         if tcp_id not in self._unsent:
             return self._mesh.tcp_data_to_send(tcp_id)
-        connection = self._connections.get(tcp_id) or self._closing[tcp_id]
+        connection = self._connections.get(tcp_id)
+        if connection is None:
+            connection = self._closing[tcp_id]
         data = connection.data_to_send(PULL_SIZE)
         if connection.has_data_to_send:
             self._fetched.add(tcp_id)
@@ -387,12 +395,12 @@ class DerpServer:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        return earliest(
-            self._timers.earliest(),
-            next(iter(self._unsent.values()), None),
-            self._drain_deadline,
-            self._mesh.get_timer(),
-        )
+        deadline = earliest(self._timers.earliest(), self._drain_deadline, self._mesh.get_timer())
+        if self._unsent:
+            oldest = next(iter(self._unsent.values()))
+            if deadline is None or oldest < deadline:
+                return oldest
+        return deadline
 
     def next_event(self) -> DerpServerEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -400,6 +408,7 @@ class DerpServer:
 
     def _settle(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
         """Pass on what an input brought out of a connection."""
+        connection.has_news = False
         while (event := connection.next_event()) is not None:
             match event:
                 case KeyProven():
@@ -501,15 +510,17 @@ class DerpServer:
         packets = connection.received_packets()
         if not packets:
             return
+        connections, unsent = self._connections, self._unsent
         for target, parts in self._router.route(tcp_id, packets):
-            receiver = self._connections[target]
-            receiver.send_packets(parts, now=now)
-            self._note_output(target, receiver, now)
-        if self._router.has_news:
-            for missing in self._router.take_missing():
-                connection.send_not_here(missing, now=now)
-            self._mesh.forward(now=now)
-            self._mesh.tell_watchers(now=now)
+            if connections[target].relay(parts) and target not in unsent:
+                unsent[target] = now + WRITE_TIMEOUT
+        if not self._router.has_more:
+            return
+        for missing in self._router.take_missing():
+            connection.send_not_here(missing, now=now)
+        self._mesh.forward(now=now)
+        self._mesh.tell_watchers(now=now)
+        connection.has_news = True
 
     def _settle_mesh(self, now: float) -> None:
         """Pass on what the mesh brought out of connections, and what it says itself."""

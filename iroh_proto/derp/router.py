@@ -245,20 +245,21 @@ class DerpRouter:
         routed = routed_bytes = 0
         self._lookups = LOOKUPS_LIMIT
         for destination, parts in groups.items():
-            if destination in client_ids:
-                target = client_ids[destination]
-            elif (found := self._route_elsewhere(sender, destination, parts)) is not None:
+            target = client_ids.get(destination)
+            if target is None:
+                found = self._route_elsewhere(sender, destination, parts)
+                if found is None:
+                    continue
                 target, parts = found  # as the receiver has them
-            else:
-                continue
             deliveries.append((target, parts))
             routed += len(parts)
-            routed_bytes += sum(map(len, parts[1::2]))
+            routed_bytes += len(parts[1]) if len(parts) == 2 else sum(map(len, parts[1::2]))
             if destination not in destinations:
                 _remember(destinations, destination)
         # Parts are a header and a payload for each packet.
-        self._stats.packets_routed += routed // 2
-        self._stats.bytes_routed += routed_bytes
+        stats = self._stats
+        stats.packets_routed += routed // 2
+        stats.bytes_routed += routed_bytes
         return deliveries
 
     def route_forwarded(
@@ -288,9 +289,9 @@ class DerpRouter:
         return [(target, known[1])]
 
     @property
-    def has_news(self) -> bool:
-        """Whether one of the following has something."""
-        return bool(self._forwards or self._missing or self._presences)
+    def has_more(self) -> bool:
+        """Whether there is something to take besides deliveries."""
+        return bool(self._missing or self._forwards or self._presences)
 
     def take_forwards(self) -> list[Forward]:
         """Return what goes to other servers of the mesh, and forget it."""

@@ -1,4 +1,4 @@
-"""What waits to be written to one client of a DERP server: bounded, oldest packets dropped first.
+"""What waits to be written to one client of a DERP server, within bounds.
 
 A queue holds bytes ready for the wire in one order, so that a notice that a peer is gone never
 overtakes the last packets of that peer. Packets are expendable, as datagrams are; everything else
@@ -9,11 +9,12 @@ much of it.
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 from iroh_proto.derp.frames import HEADER
 
 QUEUED_PACKETS_LIMIT = 512
-"""Packets waiting for one client. As deep as the queues of iroh's own server."""
+"""Packets waiting for one client, as in iroh's own server of every generation."""
 
 QUEUED_PACKET_BYTES_LIMIT = 512 * 1024
 """Bytes of packets waiting for one client: what bounds the memory a slow reader costs. A
@@ -24,17 +25,33 @@ QUEUED_CONTROL_BYTES_LIMIT = 64 * 1024
 that sends pings and never reads comes near it."""
 
 
+class QueueRule(NamedTuple):
+    """How many packets may wait for a client, and which are dropped when there are more.
+
+    The bytes of packets are limited besides, to :data:`QUEUED_PACKET_BYTES_LIMIT`.
+    """
+
+    packets: int
+    drops_oldest: bool
+
+
+NEWEST_DROPPED = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=False)
+"""The rule of iroh's own server, in every generation."""
+
+
 class SendQueue:
     """Bytes for one client, in order.
 
+    :ivar rule: what happens when too many packets wait.
     :ivar packets: packets waiting.
     :ivar packet_bytes: bytes of these.
     :ivar control_bytes: bytes of everything else waiting.
     """
 
-    __slots__ = ("_entries", "control_bytes", "packet_bytes", "packets")
+    __slots__ = ("_entries", "control_bytes", "packet_bytes", "packets", "rule")
 
-    def __init__(self) -> None:
+    def __init__(self, rule: QueueRule = NEWEST_DROPPED) -> None:
+        self.rule = rule
         # (bytes, packets in them); no packets means that it must not be dropped.
         self._entries: deque[tuple[bytes, int]] = deque()
         self.packets = 0
@@ -45,18 +62,22 @@ class SendQueue:
         return bool(self._entries)
 
     def push_packets(self, data: bytes, packets: int) -> int:
-        """Queue packets, and drop the oldest ones while there are too many.
+        """Queue packets, and drop the oldest or newest ones if there are too many.
 
         :param data: one packet in any form, or several framed ones.
         :param packets: how many there are in ``data``.
         :returns: how many packets were dropped.
         """
+        waiting, size = self.packets + packets, self.packet_bytes + len(data)
+        if waiting <= self.rule.packets and size <= QUEUED_PACKET_BYTES_LIMIT:
+            self._entries.append((data, packets))
+            self.packets, self.packet_bytes = waiting, size
+            return 0
+        if not self.rule.drops_oldest:
+            return self._push_what_fits(data, packets)
         self._entries.append((data, packets))
-        self.packets += packets
-        self.packet_bytes += len(data)
-        if self.packets > QUEUED_PACKETS_LIMIT or self.packet_bytes > QUEUED_PACKET_BYTES_LIMIT:
-            return self._drop_oldest()
-        return 0
+        self.packets, self.packet_bytes = waiting, size
+        return self._drop_oldest()
 
     def push_control(self, data: bytes, *, limit: int = QUEUED_CONTROL_BYTES_LIMIT) -> bool:
         """Queue bytes that are no packet, unless too many wait; say whether they were taken."""
@@ -74,6 +95,10 @@ class SendQueue:
         entries = self._entries
         if not entries:
             return b""
+        if len(entries) == 1:
+            data, packets = entries.popleft()
+            self.packets = self.packet_bytes = self.control_bytes = 0
+            return data
         taken: list[bytes] = []
         size = 0
         while entries and (size_wanted is None or size < size_wanted):
@@ -86,6 +111,23 @@ class SendQueue:
             else:
                 self.control_bytes -= len(data)
         return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    def _push_what_fits(self, data: bytes, packets: int) -> int:
+        """Queue those packets that there is room for; return how many were dropped."""
+        offset = dropped = 0
+        for left in range(packets, 0, -1):
+            size = _first_size(data, offset, left)
+            if (
+                self.packets < self.rule.packets
+                and self.packet_bytes + size <= QUEUED_PACKET_BYTES_LIMIT
+            ):
+                self._entries.append((data[offset : offset + size], 1))
+                self.packets += 1
+                self.packet_bytes += size
+            else:
+                dropped += 1
+            offset += size
+        return dropped
 
     def _drop_oldest(self) -> int:
         before = self.packets
@@ -104,10 +146,7 @@ class SendQueue:
         """Drop packets from the front of an entry while there are too many; return what is left."""
         offset = 0
         while packets and self._is_over():
-            if packets == 1:
-                size = len(data) - offset
-            else:
-                size = HEADER.size + HEADER.unpack_from(data, offset)[1]
+            size = _first_size(data, offset, packets)
             offset += size
             packets -= 1
             self.packets -= 1
@@ -115,4 +154,12 @@ class SendQueue:
         return data[offset:], packets
 
     def _is_over(self) -> bool:
-        return self.packets > QUEUED_PACKETS_LIMIT or self.packet_bytes > QUEUED_PACKET_BYTES_LIMIT
+        return self.packets > self.rule.packets or self.packet_bytes > QUEUED_PACKET_BYTES_LIMIT
+
+
+def _first_size(data: bytes, offset: int, packets: int) -> int:
+    """Return the bytes of the packet at ``offset``, the first of so many to the end of ``data``."""
+    if packets == 1:
+        return len(data) - offset
+    size: int = HEADER.size + HEADER.unpack_from(data, offset)[1]
+    return size

@@ -127,6 +127,8 @@ class DerpServerConnection:
     :ivar is_mesh_member: whether the client is a server of the mesh.
     :ivar is_paused: whether the client is to be left unread for now. What was read already is
         taken all the same.
+    :ivar has_news: whether something other than packets for others came out since the owner last
+        set it to false: events, bytes to write, deadlines that are earlier.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
 
@@ -198,9 +200,7 @@ class DerpServerConnection:
 
         :raises LocalProtocolError: before :meth:`start`.
         """
-        now = self._advance(now)
-        if data:
-            self._receive(data, now)
+        self.take_data(data, self._advance(now))
 
     def receive_eof(self, *, now: float) -> None:
         """Take the news that the client will send no more, which ends the connection.
@@ -244,17 +244,42 @@ class DerpServerConnection:
             self._liveness.resume(now)
 
     def send_packets(self, parts: PacketParts, *, now: float) -> None:
-        """Relay packets to the client. When it is slow, the oldest of all that wait are dropped.
+        """Relay packets to the client. When it is slow, some are dropped as its dialect has it.
 
         :raises LocalProtocolError: before :class:`ClientAdmitted`.
         """
         self._advance(now)
-        if (session := self._admitted()) is None:
+        self.relay(parts)
+
+    # The way of every packet, for an owner whose time has advanced and whose client is let in.
+
+    def take_data(self, data: bytes, now: float) -> None:
+        """Do what :meth:`receive_data` does, without a look at the time."""
+        if self._state is not _State.RELAYING:
+            if data:
+                self._receive(data, now)
             return
-        pieces = session.codec.encode_relayed(parts)
-        packets = len(parts) // 2 if session.form == "framed" else 1
-        for piece in pieces:
-            self._stats.packets_dropped += self._queue.push_packets(piece, packets)
+        if self._throttle is not None:
+            self._throttle.note_read(len(data), now)
+            self.has_news = True
+        self._receive_frames(data, now)
+
+    def relay(self, parts: PacketParts) -> bool:
+        """Do what :meth:`send_packets` does; say whether something waits to be written."""
+        queue, session = self._queue, self._session
+        if self._state is not _State.RELAYING or session is None:
+            self._admitted()
+            return bool(queue)
+        if session.form == "framed":
+            (piece,) = session.codec.encode_relayed(parts)
+            dropped = queue.push_packets(piece, len(parts) // 2)
+        else:
+            dropped = 0
+            for piece in session.codec.encode_relayed(parts):
+                dropped += queue.push_packets(piece, 1)
+        if dropped:
+            self._stats.packets_dropped += dropped
+        return bool(queue)
 
     def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
         """Tell the client that somebody it has heard from is gone.
@@ -400,8 +425,6 @@ class DerpServerConnection:
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
             case _State.RELAYING:
-                if self._throttle is not None:
-                    self._throttle.note_read(len(data), now)
                 self._receive_frames(data, now)
             case _State.APPLYING:
                 self._keep_unread(data)
@@ -459,6 +482,7 @@ class DerpServerConnection:
     def _begin_session(self, dialect: str, form: Form) -> None:
         self._state = _State.HANDSHAKE
         self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
+        self._queue.rule = self._session.dialect.queue_rule
         for frame in self._session.handshake.begin():
             self._send(self._session.codec.encode(frame))
 
@@ -470,7 +494,7 @@ class DerpServerConnection:
         self._handshake_bytes += len(data)
         self._send(codec.replies())
         if frame is None:
-            self._check_form()
+            self._check_form(codec)
             if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
                 self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
             return
@@ -547,26 +571,34 @@ class DerpServerConnection:
         assert self._session is not None
         assert self._liveness is not None
         assert self.node_id is not None
-        for frame in self._session.codec.receive_grouped(data, self.node_id):
+        codec, node_id = self._session.codec, self.node_id
+        frames = codec.receive_grouped(data, node_id)
+        if frames:
             self._liveness.note_frame(now)
+        for frame in frames:
             if isinstance(frame, PacketGroups):
-                self._collect(frame.groups, self.node_id, now)
+                if self._received or node_id in frame.groups:
+                    self._collect(frame.groups, node_id)
+                else:
+                    self._received = frame.groups
             elif isinstance(frame, MeshRequest):
                 if not self.is_mesh_member:
                     self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
                     return
                 self._mesh_requests.append(frame)
+                self.has_news = True
             else:
                 self._take_frame(frame, self._session, self._liveness)
-        self._check_form()
+        if codec.has_news:
+            self._check_form(codec)
 
-    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey, now: float) -> None:
+    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey) -> None:
         # What a client sends to itself takes its place among the answers to its other frames,
         # which it would lose on a way round by the router.
         to_itself = groups.pop(node_id, None)
         if to_itself is not None:
             self._stats.packets_returned += len(to_itself) // 2
-            self.send_packets(to_itself, now=now)
+            self.has_news |= self.relay(to_itself)
         if not self._received:
             self._received = groups
             return
@@ -582,10 +614,8 @@ class DerpServerConnection:
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1
 
-    def _check_form(self) -> None:
+    def _check_form(self, codec: FrameCodec) -> None:
         """Look for what the codec found beside frames."""
-        assert self._session is not None
-        codec = self._session.codec
         if replies := codec.replies():
             self._send(replies)
         if codec.error is not None:
@@ -601,6 +631,7 @@ class DerpServerConnection:
             self._send(self._session.codec.encode(frame))
 
     def _send(self, data: bytes) -> None:
+        self.has_news = True
         if data and self._state is not _State.OVER and not self._queue.push_control(data):
             self._stats.controls_dropped += 1
 
@@ -639,6 +670,7 @@ class DerpServerConnection:
             self.is_paused = False
             self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
+            self.has_news = True
 
 
 class _Applicant:

@@ -23,7 +23,7 @@ class ConnectionStats:
     :ivar pings_answered: pings that clients sent.
     :ivar faults: connections that the other side's bytes or silence ended.
     :ivar packets_returned: packets that clients sent to themselves.
-    :ivar packets_dropped: packets dropped because their reader is slow, oldest first, or because
+    :ivar packets_dropped: packets dropped because their reader is slow, or because
         it stopped.
     :ivar controls_dropped: pongs and notices dropped because their reader is slow.
     :ivar frames_ignored: frames that decode but are no business of a server.

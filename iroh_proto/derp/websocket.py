@@ -81,6 +81,11 @@ class WebsocketMessages:
             if isinstance(event, BytesMessage):
                 yield bytes(event.data)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there are replies, or the peer began the closing handshake."""
+        return self.is_closed or bool(self._replies)
+
     def build(self, message: bytes) -> bytes:
         """Return the bytes of a binary message."""
         return self._build(Opcode.BINARY, message)

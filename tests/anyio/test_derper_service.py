@@ -16,12 +16,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from iroh_anyio import ConnectTimeout, MagicEndpoint
 from iroh_anyio.derper import Derper
-from iroh_anyio.derper.access import Allowlist, Denylist, SharedTokens
+from iroh_anyio.derper.access import (
+    AccessControl,
+    Allowlist,
+    Denylist,
+    HttpCallout,
+    SharedTokens,
+)
 from iroh_anyio.derper.certificates import CertificateError
 from iroh_anyio.derper.config_file import parse_config
-from iroh_proto import DerpMap, NodeAddr, SecretKey
+from iroh_proto import DerpMap, NodeAddr, NodeId, SecretKey
 from iroh_proto.derp.map import DerpNode
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
+from iroh_proto.x25519 import X25519PublicKey
 from tests.anyio.nodes import ALPN, LIMIT, bind
 from tests.anyio.tls_files import Authority
 
@@ -434,6 +441,19 @@ class TestDrain:
         async with serving(f"{LOCAL}[derper]\ndrain_time = 60") as derper:
             with anyio.fail_after(LIMIT):
                 await derper.drain()
+
+
+def test_lists_know_nodes_by_their_x25519_keys_too() -> None:
+    """As clients of Tailscale's dialect have them, so that none gets round a list by it."""
+    alice, bob = (X25519PublicKey(key.public.to_x25519()) for key in (ALICE, BOB))
+    ids = frozenset([ALICE.public, NodeId(bytes(32))])  # one of them has no such key
+    allowed = AccessControl(Allowlist(ids))
+    assert allowed.decide(alice, None) is True
+    assert allowed.decide(bob, None) is False
+    denied = AccessControl(Denylist(ids))
+    assert denied.decide(alice, None) is False
+    assert denied.decide(bob, None) is True
+    assert AccessControl(HttpCallout("http://x")).decide(alice, None) is False
 
 
 def test_rules_are_equal_by_value() -> None:

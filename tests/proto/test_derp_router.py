@@ -21,9 +21,11 @@ from iroh_proto.derp.frames import (
 )
 from iroh_proto.derp.router import DESTINATIONS_LIMIT, DerpRouter
 from iroh_proto.derp.send_queue import (
+    NEWEST_DROPPED,
     QUEUED_CONTROL_BYTES_LIMIT,
     QUEUED_PACKET_BYTES_LIMIT,
     QUEUED_PACKETS_LIMIT,
+    QueueRule,
     SendQueue,
 )
 from iroh_proto.errors import LocalProtocolError
@@ -32,6 +34,7 @@ from iroh_proto.testing.strategies import chunkings
 from tests.proto.derp_peer import key
 
 A, B, C = (key(number).public for number in (2, 3, 4))
+OLDEST_DROPPED = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=True)
 FORMS = [("v2", "framed"), ("v3", "framed"), ("v3", "websocket")]
 
 
@@ -285,7 +288,7 @@ class TestSendQueue:
         assert queue.pull(1) == b"c" * 10
 
     def test_the_oldest_packets_are_dropped_one_by_one(self) -> None:
-        queue = SendQueue()
+        queue = SendQueue(OLDEST_DROPPED)
         batch = b"".join(framed(bytes((number,))) for number in range(10))
         assert queue.push_packets(batch, 10) == 0
         dropped = sum(
@@ -296,8 +299,18 @@ class TestSendQueue:
         assert queue.pull(1) == kept
         assert queue.packets == QUEUED_PACKETS_LIMIT - 7
 
-    def test_control_bytes_survive_and_keep_their_place(self) -> None:
+    def test_by_default_the_newest_packets_are_dropped_one_by_one(self) -> None:
         queue = SendQueue()
+        for number in range(QUEUED_PACKETS_LIMIT - 3):
+            assert queue.push_packets(framed(number.to_bytes(2, "big")), 1) == 0
+        batch = b"".join(framed(bytes((letter,))) for letter in b"abcde")
+        assert queue.push_packets(batch, 5) == 2
+        assert queue.push_packets(framed(b"late"), 1) == 1
+        assert queue.pull().endswith(framed(b"a") + framed(b"b") + framed(b"c"))
+        assert queue.push_packets(framed(b"late"), 1) == 0
+
+    def test_control_bytes_survive_and_keep_their_place(self) -> None:
+        queue = SendQueue(OLDEST_DROPPED)
         queue.push_packets(framed(b"old"), 1)
         queue.push_control(b"control")
         half = bytes(QUEUED_PACKET_BYTES_LIMIT // 2)
@@ -318,12 +331,13 @@ class TestSendQueue:
     @given(
         batches=st.lists(
             st.lists(st.sampled_from([0, 7, 1200, 60_000]), min_size=1, max_size=40), max_size=30
-        )
+        ),
+        rule=st.sampled_from([NEWEST_DROPPED, OLDEST_DROPPED]),
     )
     def test_batches_and_single_packets_leave_the_same_behind(
-        self, batches: list[list[int]]
+        self, batches: list[list[int]], rule: QueueRule
     ) -> None:
-        together, singly = SendQueue(), SendQueue()
+        together, singly = SendQueue(rule), SendQueue(rule)
         number = dropped_together = dropped_singly = 0
         for batch in batches:
             packets = []

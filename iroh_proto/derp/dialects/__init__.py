@@ -32,6 +32,7 @@ from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import relay_v1, tailscale, v2, v3
 from iroh_proto.derp.frames import Frame, SendRate
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.send_queue import QueueRule
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.x25519 import X25519PublicKey
 
@@ -125,6 +126,10 @@ class Dialect(Protocol):
     @property
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
+
+    @property
+    def queue_rule(self) -> QueueRule:
+        """How many packets wait in a server for a slow reader, and which are dropped then."""
 
     @property
     def older_waits(self) -> bool:

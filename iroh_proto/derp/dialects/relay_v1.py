@@ -60,6 +60,7 @@ from iroh_proto.derp.frames import (
 from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.relay_codec import BODY_LIMIT, SENT_BATCH, SENT_DATAGRAM, RelayCodec
 from iroh_proto.derp.segments import RELAYED_BATCH, RELAYED_DATAGRAM
+from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, SIGNATURE_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_byte_string, encode_string
@@ -272,6 +273,7 @@ class RelayDialect:
     keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+    queue_rule = NEWEST_DROPPED
     older_waits = True
     has_curve_keys = False
 

@@ -33,11 +33,15 @@ from iroh_proto.derp.curve_codec import CurveCodec, CurveWebsocketCodec
 from iroh_proto.derp.curve_frames import ClientInfo, ServerInfo, ServerKey
 from iroh_proto.derp.frames import HEADER, LENGTH_PREFIX_SIZE, Frame, SendRate
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.send_queue import QueueRule
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import KEY_SIZE, SecretKey
 from iroh_proto.x25519 import NACL_NONCE_SIZE, NaclBox, X25519PublicKey, X25519SecretKey
 
 VERSION = 2
+
+QUEUED_PACKETS_LIMIT = 32
+"""Packets waiting for one client, as in Tailscale's server, which drops the oldest beyond."""
 
 KEEP_ALIVE_INTERVAL = 60.0
 """Seconds between KeepAlive frames, without the jitter."""
@@ -227,6 +231,7 @@ class TailscaleDialect:
     keep_alive_jitter = KEEP_ALIVE_JITTER
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
+    queue_rule = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=True)
     older_waits = True
     has_curve_keys = True
 

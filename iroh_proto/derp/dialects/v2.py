@@ -47,6 +47,7 @@ from iroh_proto.derp.frames import (
     node_id_of,
 )
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_bool, encode_option, encode_varint
@@ -363,6 +364,7 @@ class V2Dialect:
     keep_alive_jitter = 0.0
     ping_interval: float | None = None
     read_timeout: float | None = READ_TIMEOUT
+    queue_rule = NEWEST_DROPPED
     older_waits = False
     has_curve_keys = False
 

@@ -41,6 +41,7 @@ from iroh_proto.derp.frames import (
     node_id_of,
 )
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, SIGNATURE_SIZE, NodeId, SecretKey
 from iroh_proto.wire import Reader, encode_varint
@@ -171,6 +172,7 @@ class V3Dialect:
     keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
     read_timeout: float | None = None
+    queue_rule = NEWEST_DROPPED
     older_waits = False
     has_curve_keys = False
 
