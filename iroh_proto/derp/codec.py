@@ -408,7 +408,7 @@ class WebsocketCodec:
             parts = packed_parts(parts)
         number = bytes((self._sends,))
         return [
-            self._messages.build(b"".join((number, header[HEADER.size :], payload)))
+            self._messages.build(number, header[HEADER.size :], payload)
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
         ]
 

@@ -139,8 +139,7 @@ class RelayCodec:
         build = self._messages.build
         if holds_segments(parts):
             return [
-                build(b"".join((header, data)))
-                for header, data in zip(parts[::2], parts[1::2], strict=True)
+                build(header, data) for header, data in zip(parts[::2], parts[1::2], strict=True)
             ]
         return [
             build(message)

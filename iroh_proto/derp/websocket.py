@@ -1,8 +1,9 @@
 """Messages of a websocket, after its HTTP upgrade.
 
 Binary messages carry frames, one each, and text messages are skipped; or they carry a stream cut
-anywhere, and text is a fault. wsproto parses them. They are built here, because wsproto takes its
-masks from the operating system and not from the machine's ``rng``.
+anywhere, and text is a fault. wsproto parses whatever is not simply a whole message
+(:mod:`iroh_proto.derp.whole_messages`). They are built here, because wsproto takes its masks from
+the operating system and not from the machine's ``rng``.
 
 Source: RFC 6455 section 5.
 """
@@ -16,11 +17,11 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason, Opcode
 
+from iroh_proto.derp.whole_messages import MASK_SIZE, WholeMessages, apply_mask
 from iroh_proto.errors import DecodeError
 
 _FINAL = 0x80
 _MASKED = 0x80
-_MASK_SIZE = 4
 _SHORT_LENGTH_LIMIT = 125
 _U16_LENGTH = 126
 _U64_LENGTH = 127
@@ -37,7 +38,15 @@ class WebsocketMessages:
     :ivar is_closed: whether the peer began the closing handshake, after which nothing is read.
     """
 
-    __slots__ = ("_check", "_connection", "_mask_rng", "_message", "_replies", "is_closed")
+    __slots__ = (
+        "_check",
+        "_connection",
+        "_mask_rng",
+        "_message",
+        "_replies",
+        "_whole",
+        "is_closed",
+    )
 
     def __init__(
         self,
@@ -50,6 +59,7 @@ class WebsocketMessages:
         is_server = mask_rng is None
         self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
         self._message = bytearray()
+        self._whole = WholeMessages(is_masked=is_server, check=check)
         self._replies: list[bytes] = []
         self.is_closed = False
 
@@ -60,6 +70,11 @@ class WebsocketMessages:
 
         :raises DecodeError: for what is no websocket; receive no more then.
         """
+        if not self._whole.is_over:
+            yield from self._whole.receive(data)
+            data = self._whole.rest()
+            if not data:
+                return
         for event in self._events(data):
             if isinstance(event, BytesMessage):
                 self._message += event.data
@@ -86,9 +101,9 @@ class WebsocketMessages:
         """Whether there are replies, or the peer began the closing handshake."""
         return self.is_closed or bool(self._replies)
 
-    def build(self, message: bytes) -> bytes:
-        """Return the bytes of a binary message."""
-        return self._build(Opcode.BINARY, message)
+    def build(self, *parts: bytes | memoryview) -> bytes:
+        """Return the bytes of a binary message that has these parts."""
+        return self._build(Opcode.BINARY, b"".join(parts))
 
     def replies(self) -> bytes:
         """Return the answers to pings and to the closing handshake, and forget them."""
@@ -135,12 +150,5 @@ class WebsocketMessages:
             header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
         if self._mask_rng is None:
             return header + payload
-        mask = self._mask_rng.randbytes(_MASK_SIZE)
-        return header + mask + _apply_mask(payload, mask)
-
-
-def _apply_mask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    stream = mask * (size // _MASK_SIZE + 1)
-    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")
-    return masked.to_bytes(size, "big")
+        mask = self._mask_rng.randbytes(MASK_SIZE)
+        return header + mask + apply_mask(payload, mask)

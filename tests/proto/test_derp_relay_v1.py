@@ -249,11 +249,17 @@ def test_a_fault_ends_decoding_behind_the_frames_that_came_before(
 
 
 def test_a_message_is_refused_as_soon_as_it_is_too_long() -> None:
+    head = b"\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + b"\x04"
     codec = server_codec()
-    codec.receive(b"\x82\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + b"\x04" + bytes(65_000))
+    codec.receive(b"\x82" + head[:-1])
     assert codec.error is None
-    codec.receive(bytes(1000))
+    codec.receive(head[-1:])
     assert "a message of more than" in str(codec.error)
+    of_parts = server_codec()
+    of_parts.receive(b"\x02" + head + bytes(65_000))
+    assert of_parts.error is None
+    of_parts.receive(bytes(1000))
+    assert "a message of more than" in str(of_parts.error)
 
 
 @pytest.mark.parametrize("frame", [*FROM_SERVER, Health("sick"), Status(1)])

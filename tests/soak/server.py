@@ -1,0 +1,47 @@
+"""The server of the soak, a process of its own: it says its port first and its counts last."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import logging
+import sys
+
+import anyio
+
+from iroh_anyio.derper import Derper
+from iroh_proto.derp.rate import RateLimit
+
+BURST_BYTES = 200_000
+RATE_LIMIT = RateLimit(bytes_per_second=500_000, burst_bytes=BURST_BYTES)
+
+
+class Problems(logging.Handler):
+    """Keeps what is logged as an error or worse."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+async def serve(max_connections: int) -> None:
+    """Serve until standard input ends; a line on it asks for a collection of garbage."""
+    problems = Problems()
+    logging.getLogger().addHandler(problems)
+    async with await Derper.bind(port=0, stun_port=None, max_connections=max_connections) as derper:
+        derper.machine.set_rate_limit(RATE_LIMIT, now=anyio.current_time())
+        print(derper.port, flush=True)
+        while await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+            gc.collect()
+            print(json.dumps({"connections": derper.connections}), flush=True)
+        stats = derper.machine.stats
+    counts = dataclasses.asdict(stats)
+    print(json.dumps({"counts": counts, "problems": problems.messages}), flush=True)
+
+
+if __name__ == "__main__":
+    anyio.run(serve, int(sys.argv[2]), backend=sys.argv[1])
