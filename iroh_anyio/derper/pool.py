@@ -94,7 +94,7 @@ class DerperPool(Service):
         self._holders = opened.sockets.main
         self._host, self.port = self._holders[0].getsockname()[:2]
         self._scheme = "http" if opened.main_context(config) is None else "https"
-        self._sides = SideServices(config, opened, main_port=self.port, count=self._count)
+        self._sides = SideServices(config, opened, main_port=self.port, count=self.count)
         self.quic_port = self._sides.quic_port
         self.stun_port = self._sides.stun_port
         self.plain_port = self._sides.plain_port
@@ -130,6 +130,10 @@ class DerperPool(Service):
     def pids(self) -> list[int]:
         """The processes of the workers that serve."""
         return [worker.pid for worker in self._workers.values() if worker.is_serving]
+
+    def worker_of(self, key: ClientKey) -> int | None:
+        """Return the number of the worker that has the newest client with a key."""
+        return self._seats.worker_of(key)
 
     def reload(self, config: DerperConfig) -> list[str]:
         """Take up the settings that can change while it runs, and read the certificate again.
@@ -337,7 +341,8 @@ class DerperPool(Service):
         worker.channel.send(Accept(), [peer.fileno()])
         peer.close()
 
-    def _count(self) -> DerperCounts:
+    def count(self) -> DerperCounts:
+        """Return what all workers have counted, of whom each tells it every second or so."""
         counts = [worker.counts for worker in self._workers.values() if worker.counts is not None]
         return replace(
             sum_counts([self._past, *counts]),

@@ -34,6 +34,10 @@ class Seats:
     def __len__(self) -> int:
         return sum(map(len, self._keys))
 
+    def worker_of(self, key: ClientKey) -> int | None:
+        """Return the worker with the newest client of a key."""
+        return _last(self._keys[_kind(key)].get(key, {}))
+
     def arrive(self, worker: int, key: ClientKey) -> Move:
         """Take that a client has connected to a worker."""
         seats = self._keys[_kind(key)].setdefault(key, {})

@@ -368,10 +368,6 @@ class _MeshAcceptor(TcpAcceptor, TcpDialer):
     """Carries the connections of clients, and those to other servers of the mesh."""
 
 
-class _MeshAcceptor(TcpAcceptor, TcpDialer):
-    """Carries the connections of clients, and those to other servers of the mesh."""
-
-
 def check_libraries(config: DerperConfig) -> None:
     """Check that what the settings need is installed.
 
