@@ -90,6 +90,7 @@ class Clients:
     def __init__(self, pool: DerperPool) -> None:
         self._pool = pool
         self._tasks = anyio.create_task_group()
+        self._streams: list[ByteStream] = []
 
     async def __aenter__(self) -> Clients:
         await self._tasks.__aenter__()
@@ -98,33 +99,38 @@ class Clients:
     async def __aexit__(self, *failure: Any) -> None:
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(*failure)
+        for stream in self._streams:
+            await stream.aclose()
 
     async def connect(self, way: str, secret_key: SecretKey, worker: int | None = None) -> Client:
         """Connect a client, to that worker: which one it is the kernel decides, so try again."""
         is_curve = way.startswith("tailscale")
         client_key = x25519_of(secret_key.public) if is_curve else secret_key.public
         while True:
-            stream = await anyio.connect_tcp("127.0.0.1", self._pool.port)
-            client = Client(way, secret_key, stream)
-            await client.prove_key()
+            client = await self._connect(way, secret_key)
             await settled(lambda: self._pool.worker_of(client_key) is not None)
             if worker in (None, self._pool.worker_of(client_key)):
                 self._tasks.start_soon(client.read)
                 return client
-            await stream.aclose()
+            await client.stream.aclose()
             await settled(lambda: self._pool.worker_of(client_key) is None)
 
     async def connect_beside(self, way: str, secret_key: SecretKey, worker: int) -> Client:
         """Connect a second client with a key, to that worker."""
         while True:
-            stream = await anyio.connect_tcp("127.0.0.1", self._pool.port)
-            client = Client(way, secret_key, stream)
-            await client.prove_key()
+            client = await self._connect(way, secret_key)
             with anyio.move_on_after(1):
                 await settled(lambda: self._pool.worker_of(secret_key.public) == worker)
                 self._tasks.start_soon(client.read)
                 return client
-            await stream.aclose()
+            await client.stream.aclose()
+
+    async def _connect(self, way: str, secret_key: SecretKey) -> Client:
+        stream = await anyio.connect_tcp("127.0.0.1", self._pool.port)
+        self._streams.append(stream)
+        client = Client(way, secret_key, stream)
+        await client.prove_key()
+        return client
 
 
 class TestMeeting:
@@ -191,11 +197,16 @@ async def node_at(
     while True:
         async with await bind(derp_map=derp_map, **settings) as endpoint:
             await endpoint.node_addr()
-            client_key = x25519_of(endpoint.node_id) if dialect == "tailscale" else endpoint.node_id
-            await settled(lambda: pool.worker_of(client_key) is not None)
-            if pool.worker_of(client_key) == worker:
+            if await worker_with(pool, endpoint, dialect) == worker:
                 yield endpoint
                 return
+
+
+async def worker_with(pool: DerperPool, endpoint: MagicEndpoint, dialect: str) -> int | None:
+    node_id = endpoint.node_id
+    client_key = x25519_of(node_id) if dialect == "tailscale" else node_id
+    await settled(lambda: pool.worker_of(client_key) is not None)
+    return pool.worker_of(client_key)
 
 
 class TestOneKeyAtTwoWorkers:
