@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from iroh_proto.x25519 import x25519_of
 from tests.anyio.nodes import ALPN, bind
 from tests.anyio.test_derp_outage import IPV4, IPV6, Receiver, block, send_blocks
 from tests.anyio.test_derper import ask_stun
-from tests.anyio.test_derper_service import LOCAL, Tls, get, is_let_in, scrape, settled
+from tests.anyio.test_derper_service import LOCAL, Tls, get, is_let_in, scrape
 from tests.proto.derp_peer import Peer, key
 from tests.proto.test_derp_curve_relay import disco_from
 
@@ -38,7 +38,14 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0  # seconds, on a busy machine that starts some interpreters
 ALICE, BOB, CAROL = key(2), key(3), key(4)
+ENDS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 PORT_SETTING = 'http_bind_addr = "127.0.0.1:0"'
+
+
+async def settled(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(LIMIT):
+        while not is_so():  # noqa: ASYNC110 - nothing tells
+            await anyio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -59,7 +66,7 @@ class Client:
 
     async def prove_key(self) -> None:
         await self.stream.send(self.peer.request)
-        while not self.peer.handshake.is_done:
+        while not (self.peer.upgrade.is_switched and self.peer.handshake.is_done):
             await self.stream.send(self.peer.receive(await self.stream.receive()) or b"")
 
     async def send(self, to: SecretKey, *datagrams: bytes) -> None:
@@ -68,7 +75,7 @@ class Client:
 
     async def read(self) -> None:
         """Take what comes until the end."""
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, OSError):
+        with contextlib.suppress(*ENDS):
             while True:
                 self.peer.receive(await self.stream.receive())
         self.is_closed = True
@@ -82,6 +89,13 @@ class Client:
     async def received(self, *datagrams: bytes) -> None:
         """Wait until these have come, whatever else there is."""
         await settled(lambda: {data for _, data in self.peer.datagrams()} >= set(datagrams))
+
+    async def is_reached_by(self, other: Client, own: SecretKey) -> None:
+        """Have another client send until something arrives."""
+        with anyio.fail_after(LIMIT):
+            while not self.peer.datagrams():
+                await other.send(own, b"are you there?")
+                await anyio.sleep(0.05)
 
 
 class Clients:
@@ -217,8 +231,7 @@ class TestOneKeyAtTwoWorkers:
             await mesh_stands(pool)
             newer = await clients.connect_beside("v3", ALICE, 1)
             await settled(lambda: older.is_closed)
-            await bob.send(ALICE, b"to the newer")
-            await newer.received(b"to the newer")
+            await newer.is_reached_by(bob, ALICE)
 
     async def test_the_older_one_of_later_generations_waits_and_takes_its_place_again(self) -> None:
         async with pool_of(2) as pool, Clients(pool) as clients:
@@ -228,9 +241,10 @@ class TestOneKeyAtTwoWorkers:
             newer = await clients.connect_beside("relay-v2", ALICE, 1)
             standing = older.peer.dialect.standing(is_active=False)
             await settled(lambda: standing in older.peer.frames)
+            await newer.is_reached_by(bob, ALICE)
+            older.peer.frames.clear()
             await bob.send(ALICE, b"to the newer")
             await newer.received(b"to the newer")
-            older.peer.frames.clear()
             await newer.stream.aclose()
             again = older.peer.dialect.standing(is_active=True)
             await settled(lambda: again in older.peer.frames)
@@ -288,13 +302,8 @@ class TestLosingWorkers:
             async with Clients(pool) as clients:
                 alice = await clients.connect("v3", ALICE, 0)
                 bob = await clients.connect("v3", BOB, 1)
-                with anyio.fail_after(LIMIT):
-                    while not bob.peer.frames:
-                        await alice.send(BOB, b"found")
-                        await anyio.sleep(0.05)
-                    while not alice.peer.frames:
-                        await bob.send(ALICE, b"found")
-                        await anyio.sleep(0.05)
+                await bob.is_reached_by(alice, BOB)
+                await alice.is_reached_by(bob, ALICE)
 
     async def test_counts_of_a_worker_that_died_stay(self) -> None:
         async with pool_of(2) as pool, Clients(pool) as clients:
