@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iroh_anyio.derper.seats import NO_MOVE, Move, Seats
-from iroh_proto.key import NodeId
-from iroh_proto.x25519 import x25519_of
+from iroh_proto.x25519 import X25519PublicKey
 from tests.proto.derp_peer import key
 
 ALICE = key(2).public
@@ -46,7 +45,7 @@ def test_who_is_set_aside_may_leave_unnoticed() -> None:
 def test_a_worker_that_ends_takes_its_clients_along() -> None:
     seats = Seats()
     for number in range(4):
-        seats.arrive(number % 2, NodeId(bytes([number]) * 32))
+        seats.arrive(number % 2, key(10 + number).public)
     seats.arrive(1, ALICE)
     seats.arrive(0, ALICE)
     assert seats.forget(0) == [(ALICE, 1)]
@@ -56,10 +55,10 @@ def test_a_worker_that_ends_takes_its_clients_along() -> None:
 
 def test_keys_of_both_kinds_are_kept_apart() -> None:
     seats = Seats()
-    curve = x25519_of(ALICE)
-    seats.arrive(0, NodeId(curve))
+    curve, node_id = X25519PublicKey(ALICE), ALICE
+    seats.arrive(0, node_id)
     assert seats.arrive(1, curve) == NO_MOVE
-    assert (seats.worker_of(NodeId(curve)), seats.worker_of(curve)) == (0, 1)
+    assert (seats.worker_of(node_id), seats.worker_of(curve)) == (0, 1)
 
 
 @given(st.randoms(use_true_random=False), st.integers(2, 4))
