@@ -67,8 +67,13 @@ class TcpAcceptor(TcpPort):
 
     @property
     def served(self) -> int:
-        """Connections that ever were carried."""
+        """Connections that were accepted, also those that are gone."""
         return self._last_id
+
+    @property
+    def serving(self) -> int:
+        """Those of them that are there. Connections that were dialled have negative numbers."""
+        return sum(1 for tcp_id in self._connections if tcp_id > 0)
 
     def start(self, driver: Driver[Any]) -> None:
         """Start accepting."""

@@ -258,6 +258,16 @@ class Magicsock:
             self._finder.confirm(node_id, source, now=now)
             self._gather(now)
 
+    def distrust(self, node_id: NodeId, addr: UdpAddress, *, now: float) -> None:
+        """Take the news that another node answered at an address of a peer.
+
+        What was proven of the address is void: until it is proven again, payload goes to the
+        peer's DERP server as well.
+        """
+        now = self._time.advance(now)
+        self._finder.distrust(node_id, addr, now=now)
+        self._gather(now)
+
     def complete_interfaces(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
         """Answer :class:`InterfacesRequested` with the IP addresses of interfaces that are up.
 
@@ -530,9 +540,11 @@ class Magicsock:
             ipv4_socket=ipv4_socket, ipv6_socket=ipv6_socket, ipv6_works=ipv6_works, now=now
         )
 
-    def _address_server(self, url: DerpUrl) -> AddressServer:
+    def _address_server(self, url: DerpUrl) -> AddressServer | None:
         node = self._derp_map.get(url) or DerpNode(url)
         quic_port = node.quic_port if url.scheme == "https" else None
+        if node.stun_port is None and quic_port is None:
+            return None
         return AddressServer(host=url.host, stun_port=node.stun_port, quic_port=quic_port)
 
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from iroh_anyio.cli.common import say
+from iroh_anyio.cli.lab_scale import scale
 from iroh_proto import DecodeError
 from iroh_proto.testing.merging import merge
 from iroh_proto.testing.nat_matrix import KINDS, Cell, NatPair, run_cell
@@ -30,6 +31,9 @@ DEFAULT_SEEDS = 20  # runs a cell: a minute on one core
 @click.group()
 def lab() -> None:
     """Experiments in a simulated network, on a virtual clock."""
+
+
+lab.add_command(scale)
 
 
 @lab.command()

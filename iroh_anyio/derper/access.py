@@ -28,6 +28,9 @@ logger = logging.getLogger("iroh_anyio.derper.access")
 CALLOUT_TIMEOUT = 5.0
 """Seconds that a web service has to answer; a client waits no longer than 10 s."""
 
+CLOSE_TIMEOUT = 1.0
+"""Seconds to take leave of a web service."""
+
 CALLOUTS_LIMIT = 64
 """Questions that a web service is asked at the same time. Others wait, within their 5 s."""
 
@@ -123,10 +126,11 @@ class AccessControl:
             return False
 
     async def close(self) -> None:
-        """Close the connections to the web service."""
+        """Close the connections to the web service. Bounded, not cancellable, idempotent."""
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await client.aclose()
 
     async def _post(self, rule: HttpCallout, node_id: NodeId) -> bool:
         httpx = import_extra("httpx", "access.http")
@@ -141,6 +145,10 @@ class AccessControl:
                 return response.status_code == HTTPStatus.OK and await _says_yes(response)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             logger.warning("cannot ask %s: %s", rule.url, str(error) or type(error).__name__)
+            return False
+        except Exception:
+            # A defect there must neither let anybody in nor end the server.
+            logger.exception("cannot ask %s", rule.url)
             return False
 
 

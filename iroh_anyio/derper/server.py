@@ -212,8 +212,8 @@ class Derper(Service):
 
     @property
     def connections(self) -> int:
-        """TCP connections being served."""
-        return len(self._acceptor)
+        """TCP connections of clients and others that came."""
+        return self._acceptor.serving
 
     @property
     def refused(self) -> int:
@@ -271,8 +271,7 @@ class Derper(Service):
                 logger.info("serving %s, STUN on port %s", self.url, self.stun_port)
                 task_status.started()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._access.close()
+            await self._access.close()
 
     async def _stop(self) -> None:
         self._acceptor.stop_listening()
@@ -317,7 +316,7 @@ class Derper(Service):
             stun=self._sides.stun_stats,
             qad=self._sides.qad_stats,
             clients=len(self._machine.clients),
-            connections=len(self._acceptor),
+            connections=self._acceptor.serving,
             accepted=self._acceptor.served,
             disconnects=self._disconnects,
             refused=self._acceptor.refused,

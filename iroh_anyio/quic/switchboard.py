@@ -334,7 +334,7 @@ class Switchboard:
         assert reason is not None
         source = next(reversed(conn.sources), None)
         conn.sources.clear()
-        if dial is not None and self._goes_on(conn, dial, reason, source):
+        if dial is not None and self._goes_on(conn, dial, reason, source, now):
             conn.replace(self._dialling_quic(dial, now), now)
             if dial.passed_over:
                 conn.hurry(now + SECOND_OPINION_TIME)
@@ -355,13 +355,20 @@ class Switchboard:
         self._events.append(ConnectionClosed(connection=conn.number, reason=reason))
 
     def _goes_on(
-        self, conn: NodeConnection, dial: Dial, reason: CloseReason, source: Address | None
+        self,
+        conn: NodeConnection,
+        dial: Dial,
+        reason: CloseReason,
+        source: Address | None,
+        now: float,
     ) -> bool:
         if conn.is_established:
             return False
-        is_proven = isinstance(source, UdpAddress) and self._magicsock.has_ponged(
-            dial.addr.node_id, source
-        )
+        node_id = dial.addr.node_id
+        is_another = conn.context is not None and conn.context.answered_by is not None
+        if is_another and isinstance(source, UdpAddress):
+            self._magicsock.distrust(node_id, source, now=now)
+        is_proven = isinstance(source, UdpAddress) and self._magicsock.has_ponged(node_id, source)
         return dial.goes_on(reason, context=conn.context, source=source, is_proven_source=is_proven)
 
     def _leave_node(self, conn: NodeConnection) -> None:

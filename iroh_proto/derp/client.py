@@ -63,7 +63,7 @@ from iroh_proto.derp.inbox import Inbox
 from iroh_proto.derp.node_names import NodeNames
 from iroh_proto.derp.ping_tracker import PingTracker
 from iroh_proto.derp.rate import TokenBucket
-from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.send_queue import OLDEST_DROPPED, SendQueue
 from iroh_proto.derp.upgrade import ClientUpgrade
 from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
@@ -134,7 +134,7 @@ class DerpClient:
         self._tracker: PingTracker | None = None
         self._has_ponged = False
         self._events: deque[DerpClientEvent] = deque()
-        self._queue = SendQueue()
+        self._queue = SendQueue(OLDEST_DROPPED)
         self._stats = DerpClientStats()
         self._inbox = Inbox(self._stats)
 
@@ -230,7 +230,7 @@ class DerpClient:
         if self._state == "connected" and self._codec is not None:
             self._push_control(self._codec.goodbye())
         else:
-            self._queue = SendQueue()
+            self._queue = SendQueue(OLDEST_DROPPED)
         self._end(None)
 
     # Bytes and time
@@ -477,7 +477,7 @@ class DerpClient:
 
     def _lose(self, reason: str, retry: Approach | None = None) -> None:
         self._stats.packets_dropped += self._queue.packets
-        self._queue = SendQueue()
+        self._queue = SendQueue(OLDEST_DROPPED)
         self._end(RemoteProtocolError(reason), retry or self._guess())
 
     def _guess(self) -> Approach | None:

@@ -424,5 +424,6 @@ class WebsocketCodec:
         return iter(()) if self.error is not None else self._messages.receive(data)
 
     def _check_length(self, number: int, length: int) -> None:
-        if length > self._table.longest(number):
-            raise DecodeError(f"a message of more than {length} bytes")
+        longest = self._table.longest(number)
+        if length > longest:
+            raise DecodeError(f"a message of more than {longest} bytes")

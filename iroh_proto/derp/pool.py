@@ -276,9 +276,10 @@ class DerpPool:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        links = (link.get_timer() for link in self._links.values())
-        idle = (self._idle_at(link) for link in self._links.values())
-        return earliest(self._next_candidate_at, self._home_is_missed_at(), *links, *idle)
+        first = earliest(self._next_candidate_at, self._home_is_missed_at())
+        for link in self._links.values():
+            first = earliest(first, link.get_timer(), self._idle_at(link))
+        return first
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
@@ -446,7 +447,7 @@ class DerpPool:
     def _home_is_missed_at(self) -> float | None:
         """Return when to look for another home than the one that is away."""
         link = None if self._home is None else self._links.get(self._home)
-        has_others = any(node.url != self._home for node in self._map)
-        if link is None or link.down_since is None or self._is_racing or not has_others:
+        if link is None or link.down_since is None or self._is_racing:
             return None
-        return link.down_since + HOME_PATIENCE
+        has_others = any(node.url != self._home for node in self._map)
+        return link.down_since + HOME_PATIENCE if has_others else None

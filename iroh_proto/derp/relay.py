@@ -1,9 +1,9 @@
 """A whole DERP server without its sockets: what a real server and the simulator both host.
 
-The host accepts TCP connections (and completes TLS on them), gives each a number with
-:meth:`DerpServer.accept_tcp`, and carries bytes both ways. Every generation of clients is served
-on the same port, and packets pass between all of them: up to v3 unchanged, from and to later ones
-in the form of the receiver (:mod:`iroh_proto.derp.segments`). Servers with one mesh key serve their
+The host accepts TCP connections, gives each a number with :meth:`DerpServer.accept_tcp`, completes
+TLS on it if there is any, and carries bytes both ways. Every generation of clients is served on the
+same port, and packets pass between all of them: up to v3 unchanged, from and to later ones in the
+form of the receiver (:mod:`iroh_proto.derp.segments`). Servers with one mesh key serve their
 clients together (:mod:`iroh_proto.derp.mesh`).
 
 Of two clients with one key the newer gets what is sent to their node. The older is closed up to v3;

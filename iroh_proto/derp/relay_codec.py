@@ -171,7 +171,7 @@ class RelayCodec:
 
 def _check_length(first: int, length: int) -> None:
     if length >= BODY_LIMIT + _LONGEST_NUMBER:
-        raise DecodeError(f"a message of more than {length} bytes")
+        raise DecodeError(f"a message of more than {BODY_LIMIT} bytes")
 
 
 def _relayed(message: bytes, source: bytes) -> tuple[bytes, bytes] | None:

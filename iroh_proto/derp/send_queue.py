@@ -38,6 +38,9 @@ class QueueRule(NamedTuple):
 NEWEST_DROPPED = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=False)
 """The rule of iroh's own server, in every generation."""
 
+OLDEST_DROPPED = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=True)
+"""The rule of a client here, for which what was sent last is worth most."""
+
 
 class SendQueue:
     """Bytes for one client, in order.

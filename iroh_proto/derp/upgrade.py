@@ -302,20 +302,18 @@ class _Head:
         self._searched = 0
 
     def add(self, data: bytes) -> None:
-        """Take bytes.
-
-        :raises DecodeError: if they begin no HTTP message. TLS on a plain port and such are told
-            by their first byte, rather than by waiting for a line end that may never come.
-        """
+        """Take bytes."""
         self._buffer += data
-        if self._buffer and self._buffer[0] <= ord(" "):
-            raise DecodeError("the first byte is no letter")
 
     def take(self) -> bytes | None:
         """Return a head with the empty line that ends it, or ``None`` if it is not complete.
 
-        :raises DecodeError: if it is too long.
+        :raises DecodeError: if it is too long, or begins no HTTP message. TLS on a plain port and
+            such are told by their first byte, rather than by waiting for a line end that may
+            never come.
         """
+        if self._buffer and self._buffer[0] <= ord(" "):
+            raise DecodeError("the first byte is no letter")
         end = _HEAD_END.search(self._buffer, self._searched)
         size = len(self._buffer) if end is None else end.end()
         if size > HEAD_LIMIT:

@@ -132,7 +132,10 @@ class WebsocketMessages:
 
     def _take_close(self, event: CloseConnection) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:
-            raise DecodeError(f"not a websocket frame: {event.reason}")
+            # Where in a text a wrong byte is depends on how it was cut on the way.
+            is_text = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            reason = "text that is not UTF-8" if is_text else event.reason
+            raise DecodeError(f"not a websocket frame: {reason}")
         # 1005 stands for a close without a code and must not be sent (RFC 6455 section 7.4.1).
         has_code = event.code != CloseReason.NO_STATUS_RCVD
         code = int(event.code).to_bytes(2, "big") if has_code else b""

@@ -39,6 +39,7 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import Transmit
 from iroh_proto.paths.candidate import Reachability
 from iroh_proto.paths.challenges import ChallengeRequested, Challenges
+from iroh_proto.paths.heartbeat import Heartbeat
 from iroh_proto.paths.node_map import NODES_LIMIT, NodeMap
 from iroh_proto.paths.select import PathInfo
 from iroh_proto.paths.state import NodeState, RemoteInfo, Route, Search
@@ -117,7 +118,7 @@ class PathFinder:
         self._reach = Reachability()
         self._nodes = NodeMap(reach=self._reach, rng=rng)
         self._time = LatestTime()
-        self._next_beat: float | None = None
+        self._heartbeat = Heartbeat(HEARTBEAT_INTERVAL)
         self._changes: TimerTable[NodeId] = TimerTable()
         self._own: tuple[UdpAddress, ...] = ()
         self._own_found_at: float | None = None
@@ -133,8 +134,11 @@ class PathFinder:
         return replace(self._stats, nodes=len(self._nodes), disco=self._pinger.stats)
 
     def start(self, *, now: float) -> None:
-        """Begin the heartbeat."""
-        self._next_beat = self._time.advance(now) + HEARTBEAT_INTERVAL
+        """Begin the heartbeat, which rests while no peer is in use."""
+        now = self._time.advance(now)
+        self._heartbeat.start(now)
+        if len(self._nodes) > 0:
+            self._heartbeat.go_on(now)
 
     def set_reachability(
         self, *, ipv4_socket: bool, ipv6_socket: bool, ipv6_works: bool, now: float
@@ -207,6 +211,7 @@ class PathFinder:
         node = self._nodes.get(node_id)
         if node is None:
             return _NOWHERE
+        self._heartbeat.go_on(now)
         search = node.note_send(now)
         if search is not None:
             self._search(node, search, now)
@@ -222,6 +227,7 @@ class PathFinder:
     def note_derp_payload(self, source: DerpAddress, *, now: float) -> bool:
         """Take the news that a DERP server delivered payload, and say whether there is room."""
         now = self._time.advance(now)
+        self._heartbeat.go_on(now)
         node = self._nodes.get(source.node_id)
         if node is not None and node.derp_url is not None:
             node.last_used = now
@@ -262,11 +268,20 @@ class PathFinder:
         node = self._nodes.get(node_id)
         if node is None:
             return
+        self._heartbeat.go_on(now)
         best = node.udp.best
         steady = best is not None and best.addr == source and best.is_valid(now)
         node.confirm(source, now)
         if not steady:
             self._challenge_source(node, source, now)
+            self._update(node, now)
+
+    def distrust(self, node_id: NodeId, addr: UdpAddress, *, now: float) -> None:
+        """Take the news that another node answered at an address of a peer."""
+        now = self._time.advance(now)
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.udp.distrust(addr)
             self._update(node, now)
 
     def complete_challenge(self, request_id: int, *, now: float) -> None:
@@ -321,7 +336,7 @@ class PathFinder:
         self._challenges.clear()
         self._changes.clear()
         self._waiting.clear()
-        self._next_beat = None
+        self._heartbeat.stop()
 
     def receive_datagrams(self, batch: Sequence[bytes], addr: Address, *, now: float) -> None:
         """Take disco datagrams; what is not acceptable is counted and dropped."""
@@ -340,8 +355,7 @@ class PathFinder:
             node = self._nodes.get(node_id)
             if node is not None:
                 self._update(node, now)
-        if self._next_beat is not None and self._next_beat <= now:
-            self._next_beat = now + HEARTBEAT_INTERVAL
+        if self._heartbeat.expire(now):
             self._beat(now)
 
     def get_timer(self) -> float | None:
@@ -350,7 +364,7 @@ class PathFinder:
             self._pinger.get_timer(),
             self._challenges.deadline,
             self._changes.earliest(),
-            self._next_beat,
+            self._heartbeat.deadline,
         )
 
     def next_event(self) -> FinderEvent | None:
@@ -369,6 +383,8 @@ class PathFinder:
             search = node.beat(now)
             if search is not None:
                 self._search(node, search, now)
+        if not any(node.is_active(now) for node in self._nodes):
+            self._heartbeat.rest()
 
     def _search(self, node: NodeState, search: Search, now: float) -> None:
         """Send what a search is made of, pings first so that this node's NAT is open by then."""
@@ -469,6 +485,7 @@ class PathFinder:
         self._search(node, search, now)
 
     def _add(self, node_id: NodeId, now: float) -> NodeState | None:
+        self._heartbeat.go_on(now)
         node, forgotten = self._nodes.add(node_id, now=now)
         for other in forgotten:
             self._drop(other, now)

@@ -23,6 +23,7 @@ import ipaddress
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from iroh_proto.address import Address, IpAddress, UdpAddress
 from iroh_proto.errors import DecodeError, LocalProtocolError
@@ -36,7 +37,7 @@ from iroh_proto.paths.own_address_events import (
     OwnAddressesFound,
 )
 from iroh_proto.stun.probe import StunAddressFound, StunProbe, StunProbeStats
-from iroh_proto.timers import LatestTime, TimerTable
+from iroh_proto.timers import LatestTime, TimerTable, earliest
 
 ROUND_INTERVAL = (20.0, 26.0)
 """Seconds from the beginning of a round to that of the next, picked at random between.
@@ -211,8 +212,7 @@ class OwnAddresses:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        deadlines = (self._timers.earliest(), self._stun.get_timer())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return earliest(self._timers.earliest(), self._stun.get_timer())
 
     def next_event(self) -> OwnAddressesEvent | None:
         """Return the oldest event and forget it, or ``None``."""
@@ -333,7 +333,7 @@ class OwnAddresses:
         told = [address for address in mapped if address.port]
         hidden: list[UdpAddress] = []
         for addr in self._bound:
-            if not ipaddress.ip_address(addr.ip).is_unspecified:
+            if not _parse_ip(addr.ip).is_unspecified:
                 told.append(addr)
                 continue
             of_family = [ip for ip in self._interfaces if (ip.version == 6) == addr.is_ipv6]
@@ -343,7 +343,7 @@ class OwnAddresses:
             hidden.append(UdpAddress("::1" if addr.is_ipv6 else "127.0.0.1", addr.port))
         if not told:
             # Nothing but this host itself: nodes on it can still find one another.
-            told = [addr for addr in hidden if ipaddress.ip_address(addr.ip).is_loopback]
+            told = [addr for addr in hidden if _parse_ip(addr.ip).is_loopback]
         addresses = sorted(dict.fromkeys(told), key=lambda addr: addr.sort_key)
         return OwnAddressesFound(
             addresses=tuple(addresses[:OWN_ADDRESSES_LIMIT]),
@@ -394,6 +394,8 @@ class _Round:
         }
 
 
+# The same few addresses come up in every round.
+@lru_cache(maxsize=1024)
 def _parse_ip(text: str) -> IpAddress:
     return ipaddress.ip_address(UdpAddress.of(text, 0).ip)
 
@@ -429,4 +431,4 @@ def _is_unique_local(ip: IpAddress) -> bool:
 
 
 def _is_working_ipv6(addr: UdpAddress) -> bool:
-    return addr.is_ipv6 and not ipaddress.ip_address(addr.ip).is_loopback
+    return addr.is_ipv6 and not _parse_ip(addr.ip).is_loopback

@@ -70,6 +70,14 @@ CALLS_INTERVAL = 1.0
 """CallMeMaybes that are heeded at once, and seconds until another is. Each may cause 64 pings to
 addresses of the peer's choice; iroh sends one every 5 s."""
 
+PING_BACKS_BURST = 8
+PING_BACKS_INTERVAL = 1.0
+"""Pings by UDP that are pinged back at once, and seconds until another is.
+
+Where both nodes are behind NATs with another port for each destination that let in anybody, each
+ping back comes from a new port and would be pinged back itself, as fast as packets travel.
+"""
+
 CHALLENGE_INTERVAL = 0.5
 """Seconds between two challenges to an unproven address that payload comes from."""
 
@@ -119,10 +127,10 @@ class NodeState:
     """
 
     __slots__ = (
-        "_call_tokens",
-        "_call_tokens_at",
+        "_calls_paid_at",
         "_last_full_ping",
         "_last_search",
+        "_ping_backs_paid_at",
         "_reach",
         "_rival",
         "derp",
@@ -159,8 +167,7 @@ class NodeState:
         self._reach = reach
         self._last_full_ping: float | None = None
         self._last_search: float | None = None
-        self._call_tokens = float(CALLS_BURST)
-        self._call_tokens_at = now
+        self._calls_paid_at = self._ping_backs_paid_at = now
 
     def is_active(self, now: float) -> bool:
         """Say whether the peer was in use of late."""
@@ -297,7 +304,9 @@ class NodeState:
         if not path.note_ping(tx_id, now):
             return False, False
         self.udp.prune(now)
-        return True, not self.udp.is_proven(now) and self._reach.can_send(source)
+        if self.udp.is_proven(now) or not self._reach.can_send(source):
+            return True, False
+        return True, self._may_ping_back(now)
 
     def take_pong(self, addr: Address, source: Address, latency: float, now: float) -> bool:
         """Take the pong to a ping that went to ``addr``, and say whether it counts."""
@@ -324,8 +333,10 @@ class NodeState:
 
     def take_call_me_maybe(self, addresses: Iterable[UdpAddress], now: float) -> Search | None:
         """Take the peer's list of its addresses; ``None`` if it comes too often to be heeded."""
-        if not self._take_call_token(now):
+        paid_at = _paid_at(self._calls_paid_at, CALLS_BURST, CALLS_INTERVAL, now)
+        if paid_at is None:
             return None
+        self._calls_paid_at = paid_at
         if not self.udp.take_call_me_maybe(addresses, now):
             self._last_search = None  # the peer has to hear from us soon
         return Search(self._pings(now))
@@ -460,11 +471,22 @@ class NodeState:
         self._last_full_ping = now
         return pings
 
-    def _take_call_token(self, now: float) -> bool:
-        earned = (now - self._call_tokens_at) / CALLS_INTERVAL
-        self._call_tokens = min(float(CALLS_BURST), self._call_tokens + earned)
-        self._call_tokens_at = now
-        if self._call_tokens < 1:
+    def _may_ping_back(self, now: float) -> bool:
+        """Say whether pings were not pinged back too often of late, and count one more."""
+        paid_at = _paid_at(self._ping_backs_paid_at, PING_BACKS_BURST, PING_BACKS_INTERVAL, now)
+        if paid_at is None:
             return False
-        self._call_tokens -= 1
+        self._ping_backs_paid_at = paid_at
         return True
+
+
+def _paid_at(paid_at: float, burst: int, interval: float, now: float) -> float | None:
+    """Return when one more of something is paid for, ``None`` if that is too far ahead.
+
+    Each costs one interval, and up to ``burst`` may be owed: a token bucket that is one number
+    (the generic cell rate algorithm of ITU-T I.371).
+
+    :param paid_at: when those before are paid for.
+    """
+    begun = max(paid_at, now)
+    return None if begun - now > (burst - 1) * interval else begun + interval

@@ -175,6 +175,14 @@ class UdpPaths:
         if heard is None or path.last_payload - heard >= MOVED_TIME:
             self.best = BestAddress(addr, path.pong.latency, path.pong.at)
 
+    def distrust(self, addr: UdpAddress) -> None:
+        """Take back what was proven of an address, since another node turned out to be there."""
+        path = self.paths.get(addr)
+        if path is not None:
+            path.pong = None
+        if self.best is not None and self.best.addr == addr:
+            self.best.distrust()
+
     def prune(self, now: float) -> None:
         """Let paths go that have long shown no sign of life, beyond a number of them."""
         dead = [addr for addr, path in self.paths.items() if _is_dead(path, now)]

@@ -21,7 +21,7 @@ import hmac
 import ipaddress
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from iroh_proto.address import UdpAddress
@@ -240,11 +240,12 @@ def _decode_header(data: bytes) -> tuple[int, int, bytes]:
     return message_type, length, transaction_id
 
 
-def _locate_attributes(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Give the type of each attribute, and where its value begins and ends."""
+def _locate_attributes(data: bytes) -> list[tuple[int, int, int]]:
+    """Return the type of each attribute, and where its value begins and ends."""
     _, length, _ = _decode_header(data)
     message_end = HEADER_SIZE + length
     position = HEADER_SIZE
+    located: list[tuple[int, int, int]] = []
     while position < message_end:
         kind, size = _ATTRIBUTE.unpack_from(data, position)
         start = position + _ATTRIBUTE.size
@@ -252,7 +253,8 @@ def _locate_attributes(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = end + -size % 4
         if position > message_end:
             raise DecodeError(f"STUN attribute {kind:#06x} overruns its message")
-        yield kind, start, end
+        located.append((kind, start, end))
+    return located
 
 
 def _encode_attribute(kind: int, value: bytes) -> bytes:

@@ -78,9 +78,13 @@ class VirtualClock:
 
     def run_for(self, seconds: float) -> None:
         """Keep all appointments of the next ``seconds``, and be at their end."""
-        end = self.now + seconds
-        while (when := self.next_time) is not None and when <= end:
-            self.step()
+        end, heap = self.now + seconds, self._heap
+        while heap and heap[0][0] <= end:
+            when, _, appointment = heapq.heappop(heap)
+            action, appointment.action = appointment.action, None
+            if action is not None:  # else it was cancelled
+                self.now = when
+                action()
         self.now = end
 
     def run_until(self, condition: Callable[[], bool], *, limit: float) -> float:

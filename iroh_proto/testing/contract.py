@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from hypothesis import given as hypothesis_given
 from hypothesis import settings
@@ -78,12 +78,17 @@ TestT = TypeVar("TestT", bound=Callable[..., None])
 
 
 def contract_tests(subject: Subject[MachineT]) -> type:
-    """Return a class with a property test for each rule, for pytest to collect."""
+    """Return a class with a property test for each rule, for pytest to collect.
+
+    Its ``subject_under_test`` is what it was made of, for other ways to look for failures.
+    """
     scripts = subject.scripts()
     given = _given_with(subject.effort)
 
     class ContractTests:
         """The rules of :mod:`iroh_proto.machine`, for one machine."""
+
+        subject_under_test: ClassVar[object]
 
         @given(script=scripts, back=st.sampled_from([0.5, 1e9]) | st.floats(0, 100))
         def test_an_earlier_now_counts_as_the_latest(
@@ -149,6 +154,7 @@ def contract_tests(subject: Subject[MachineT]) -> type:
             for flood in subject.floods:
                 check_bounds(subject, Script(()), flood)
 
+    ContractTests.subject_under_test = subject
     return ContractTests
 
 

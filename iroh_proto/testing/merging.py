@@ -9,9 +9,11 @@ before they were sent.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+from iroh_proto.errors import DecodeError
 from iroh_proto.trace.lines import FORMAT, read_lines
 from iroh_proto.trace.values import Json
 
@@ -21,7 +23,7 @@ def merge(timelines: Sequence[Iterable[str]]) -> list[str]:
 
     One that has no message in common with those before it keeps its own time.
 
-    :raises DecodeError: if one is no time line.
+    :raises DecodeError: if one is no time line, or tells times that no clock can.
     """
     names: list[object] = []
     entries: list[Json] = []
@@ -29,7 +31,10 @@ def merge(timelines: Sequence[Iterable[str]]) -> list[str]:
         head, numbered = read_lines(lines)
         own = [entry for _, entry in numbered]
         offset = _offset(entries, own)
-        entries += [{**entry, "time": _time(entry) - offset} for entry in own]
+        own = [{**entry, "time": _time(entry) - offset} for entry in own]
+        if not all(math.isfinite(_time(entry)) for entry in own):
+            raise DecodeError("these time lines are too far apart")
+        entries += own
         names += cast("list[object]", head["lifelines"])
     entries.sort(key=_time)
     head = {"format": FORMAT, "lifelines": list(dict.fromkeys(names))}

@@ -20,12 +20,11 @@ from types import MappingProxyType
 from typing import Final
 
 from iroh_proto.address import DerpUrl, NodeAddr, UdpAddress
-from iroh_proto.derp.map import DerpMap, DerpNode
-from iroh_proto.derp.relay import DerpServer
+from iroh_proto.derp.map import DerpMap
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.magicsock import Magicsock, ReceivedPayload
 from iroh_proto.paths.select import TRUST_TIME
-from iroh_proto.stun.server import StunServer
+from iroh_proto.testing.derper import SimulatedDerper
 from iroh_proto.testing.nat import PORT_OVERLOADING, Dependence, NatKind
 from iroh_proto.testing.network import Network, Program, Segment
 from iroh_proto.testing.timeline import Timeline
@@ -58,7 +57,6 @@ JITTER = 0.002
 
 URL = DerpUrl.from_str("http://derp.example/")
 DERP_IP = "198.51.100.1"
-STUN_PORT = 3478
 OUTER_IPS = ("203.0.113.1", "203.0.113.2")
 
 # What stands for QUIC: a first byte that is QUIC's, and the sender's id instead of a handshake.
@@ -107,7 +105,7 @@ def predict(left: NatKind, right: NatKind) -> bool:
       Once both ends have seen where the other's packets come from, the same holds for all that
       follows.
     """
-    steady = [kind for kind in (left, right) if _is_steady(kind)]
+    steady = [kind for kind in (left, right) if is_steady(kind)]
     if len(steady) == 2:
         return True
     if len(steady) == 1:
@@ -118,7 +116,8 @@ def predict(left: NatKind, right: NatKind) -> bool:
     )
 
 
-def _is_steady(kind: NatKind) -> bool:
+def is_steady(kind: NatKind) -> bool:
+    """Say whether a host alone behind such a NAT is met from one address by everybody."""
     if kind.mapping is Dependence.ENDPOINT_INDEPENDENT:
         return True
     return kind.preserves_ports and kind.overloads_ports
@@ -238,12 +237,8 @@ class NatPair:
         return max(known) if len(known) == len(times) else None
 
     def _add_server(self, rng: random.Random) -> None:
-        network = self.network
-        network.set_name(URL.host, [DERP_IP])
-        host = network.add_host("derp", ip=DERP_IP, latency=rng.uniform(*LATENCY))
-        secret_key = SecretKey.generate(rng)
-        host.run(Recipe(DerpServer, secret_key=secret_key), name="derp", tcp_ports=[80])
-        host.run(Recipe(StunServer), name="stun", udp=[UdpAddress("0.0.0.0", STUN_PORT)])
+        host = self.network.add_host("derp", ip=DERP_IP, latency=rng.uniform(*LATENCY))
+        SimulatedDerper(host, url=URL, secret_key=SecretKey.generate(rng))
 
     def _add_node(self, name: str, kind: NatKind, ip: str, rng: random.Random) -> Node:
         latency = rng.uniform(*LATENCY)
@@ -266,7 +261,7 @@ class Node:
         self._network = network
         self._payload = _PAYLOAD_HEAD + self.node_id
         self._has_adopted = False
-        derp_map = DerpMap([DerpNode(URL, stun_port=STUN_PORT)])
+        derp_map = DerpMap.from_urls([URL])
         self.program: Program[Magicsock] = network.add_host(name, lan, latency=0.001).run(
             Recipe(Magicsock, secret_key=secret_key, derp_map=derp_map),
             name="magicsock",

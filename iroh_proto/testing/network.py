@@ -1,4 +1,4 @@
-"""A simulated network in virtual time: hosts, NATs, links, DNS, TCP, and mishaps.
+"""A simulated network in virtual time: hosts, links, routers, DNS, TCP, and mishaps.
 
 ::
 
@@ -12,6 +12,11 @@
         begin=lambda machine, bound, now: machine.start(bound, now=now),
     )
     network.run_until(lambda: program.machine.home_derp is not None, limit=10)
+
+Links have latency, loss, an MTU and a bandwidth (:mod:`iroh_proto.testing.links`); routers are
+NATs, firewalls and captive portals (:mod:`iroh_proto.testing.routers`), one behind another if
+wanted; hosts have any number of interfaces, IPv4 and IPv6, and may move, sleep and lose power
+(:class:`~iroh_proto.testing.hosts.Host`).
 
 Any machine runs here: what a host owes to it is found by its methods and the names of its events.
 The same seed and program give the same run, to the last datagram. Only what has something to do
@@ -27,10 +32,14 @@ from typing import Protocol, TypeVar
 
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.machine import TcpRequested
-from iroh_proto.testing.hosts import AnyProgram, Host, Program
+from iroh_proto.testing.firewall import OUTBOUND_ONLY, FirewallRules
+from iroh_proto.testing.hosts import Host
 from iroh_proto.testing.nat import NatKind
+from iroh_proto.testing.portal import CaptivePortal
+from iroh_proto.testing.programs import AnyProgram, Program
+from iroh_proto.testing.routers import Route, Router, find_route, routers_above
 from iroh_proto.testing.tcp import TcpEnd
-from iroh_proto.testing.topology import Fabric, Route, Router, Segment, find_route
+from iroh_proto.testing.topology import Fabric, Segment
 
 __all__ = ["Host", "MakeMachine", "Network", "Program", "Router", "Segment"]
 
@@ -47,6 +56,9 @@ CONNECT_GIVE_UP_TIME = 127.0
 """Seconds after which TCP gives up asking: six retries, doubling, on Linux."""
 
 MachineT = TypeVar("MachineT")
+
+PORTAL_PAGE = "http://portal.example/"
+"""Where captive portals send everybody."""
 
 FIRST_LAN = ipaddress.ip_network("192.168.0.0/24")
 
@@ -81,6 +93,7 @@ class Network(Fabric):
         self._names: dict[str, list[str]] = {}
         self._udp_blocks: set[frozenset[Host]] = set()
         self._tcp_blocks: set[frozenset[Host]] = set()
+        self._partitions: set[frozenset[Host]] = set()
 
     # Building
 
@@ -90,17 +103,24 @@ class Network(Fabric):
         segment: Segment | None = None,
         *,
         ip: str | None = None,
+        ipv6: str | None = None,
         latency: float = 0.0,
     ) -> Host:
-        """Add a host with one interface: in the internet, or a LAN, where it gets a free address.
+        """Add a host with one interface in the internet or a LAN.
 
+        More are plugged in by :meth:`Host.plug_in`.
+
+        :param ip: its address. In a LAN it gets a free one of each subnet unless this or ``ipv6``
+            is given.
+        :param ipv6: another address.
         :param latency: seconds that its cable takes, one way.
         :raises LocalProtocolError: if the name or the address is taken.
         """
         if name in self.hosts:
             raise LocalProtocolError(f"there is a host {name}")
         host = Host(self, name)
-        host.attach(segment or self.internet, ip, latency=latency)
+        ips = [one for one in (ip, ipv6) if one is not None]
+        host.plug_in(segment or self.internet, ips, latency=latency)
         self.hosts[name] = host
         return host
 
@@ -111,30 +131,73 @@ class Network(Fabric):
         kind: NatKind,
         ip: str | None = None,
         subnet: str | None = None,
+        ipv6_subnet: str | None = None,
+        firewall: FirewallRules | None = None,
         upstream: Segment | None = None,
         latency: float = 0.0,
     ) -> Router:
         """Add a NAT and the LAN behind it (``inside``), on the internet or behind another NAT.
 
-        :param subnet: the addresses of the LAN; a /24 of its own unless given. Different LANs may
-            have the same.
+        :param subnet: the IPv4 addresses of the LAN; a /24 of its own unless given. Different LANs
+            may have the same.
+        :param ipv6_subnet: the IPv6 addresses of the LAN, which are not translated.
+        :param firewall: what passes besides; without it all IPv6 does.
         :raises LocalProtocolError: if the name or the address is taken.
         """
-        if name in self.routers:
-            raise LocalProtocolError(f"there is a router {name}")
         if subnet is None:
             base = FIRST_LAN.network_address + 256 * (len(self.routers) + 1)
             subnet = f"{base}/24"
+        self._expect_new_router(name)
         router = self.routers[name] = Router(
             self,
             name,
             kind=kind,
             ip=ip,
-            subnet=subnet,
+            subnets=[subnet] if ipv6_subnet is None else [subnet, ipv6_subnet],
+            rules=firewall,
             upstream=upstream or self.internet,
             latency=latency,
         )
         return router
+
+    def add_firewall(
+        self,
+        name: str,
+        *subnets: str,
+        rules: FirewallRules = OUTBOUND_ONLY,
+        upstream: Segment | None = None,
+        latency: float = 0.0,
+    ) -> Router:
+        """Add a firewall that translates nothing, and the LAN behind it (``inside``).
+
+        :param subnets: the addresses of the LAN, to which packets are routed.
+        :raises LocalProtocolError: if the name is taken, or there are no addresses.
+        """
+        if not subnets:
+            raise LocalProtocolError(f"say which addresses there are behind {name}")
+        self._expect_new_router(name)
+        router = self.routers[name] = Router(
+            self,
+            name,
+            subnets=subnets,
+            rules=rules,
+            upstream=upstream or self.internet,
+            latency=latency,
+        )
+        return router
+
+    def add_portal(self, router: Router, *, page_url: str = PORTAL_PAGE) -> Program[CaptivePortal]:
+        """Have hosts behind a router meet a captive portal until :meth:`Router.leave_portal`.
+
+        It is the answer to each name asked of DNS and to each HTTP request; UDP is dropped.
+        """
+        host = self.add_host(f"{router.name} portal", router.inside)
+        router.portal = host
+        return host.run(lambda rng: CaptivePortal(page_url=page_url), name="portal", tcp_ports=[80])
+
+    def _expect_new_router(self, name: str) -> None:
+        if name in self.routers:
+            raise LocalProtocolError(f"there is a router {name}")
 
     def set_name(self, name: str, ips: Sequence[str]) -> None:
         """Put a host name into DNS; without addresses it does not exist."""
@@ -176,23 +239,46 @@ class Network(Fabric):
         """Undo :meth:`block_tcp`."""
         self._tcp_blocks.discard(_pair(first, second))
 
+    def partition(self, *groups: Sequence[Host]) -> None:
+        """Stop everything between hosts of different groups, until :meth:`heal`."""
+        for number, group in enumerate(groups):
+            for others in groups[number + 1 :]:
+                self._partitions.update(frozenset((one, two)) for one in group for two in others)
+
+    def heal(self) -> None:
+        """Undo all of :meth:`partition`."""
+        self._partitions.clear()
+
     def blocks_udp(self, first: Host, second: Host) -> bool:
         """Say whether UDP is stopped between two hosts."""
-        return _is_blocked(self._udp_blocks, first, second)
+        return self._is_blocked(self._udp_blocks, first, second)
 
     def blocks_tcp(self, first: Host, second: Host) -> bool:
         """Say whether TCP is stopped between two hosts."""
-        return _is_blocked(self._tcp_blocks, first, second)
+        return self._is_blocked(self._tcp_blocks, first, second)
+
+    def _is_blocked(self, blocks: set[frozenset[Host]], first: Host, second: Host) -> bool:
+        if not (blocks or self._partitions) or first is second:
+            return False
+        pair = frozenset((first, second))
+        return pair in self._partitions or any(
+            blocked in blocks for blocked in (pair, frozenset((first,)), frozenset((second,)))
+        )
 
     # Services to hosts
 
-    def resolve(self, name: str, complete: Callable[[Sequence[str]], None]) -> None:
-        """Look a host name up and call ``complete`` with its addresses, or none."""
-        if not self.dns_is_up:
-            self.clock.call_later(DNS_FAILURE_TIME, lambda: complete([]))
+    def resolve(self, name: str, complete: Callable[[Sequence[str]], None], *, asker: Host) -> None:
+        """Look a host name up for a host, and call ``complete`` with its addresses, or none."""
+        if _is_ip(name):
+            self.clock.call_later(DNS_TIME, lambda: complete([name]))
             return
-        ips = [name] if _is_ip(name) else self._names.get(name, [])
-        self.clock.call_later(DNS_TIME, lambda: complete(ips))
+        portal = _portal_before(asker)
+        if portal is not None:
+            self.clock.call_later(DNS_TIME, lambda: complete(portal.ips))
+        elif self.dns_is_up and _is_online(asker):
+            self.clock.call_later(DNS_TIME, lambda: complete(self._names.get(name, [])))
+        else:
+            self.clock.call_later(DNS_FAILURE_TIME, lambda: complete([]))
 
     def connect_tcp(self, program: AnyProgram, request: TcpRequested) -> None:
         """Make a connection for a program, and complete its request."""
@@ -200,7 +286,7 @@ class Network(Fabric):
         if _is_ip(request.host):
             attempt.resolved([request.host])
         else:
-            self.resolve(request.host, attempt.resolved)
+            self.resolve(request.host, attempt.resolved, asker=program.host)
 
 
 class _Attempt:
@@ -243,12 +329,12 @@ class _Attempt:
         host = self._program.host
         for ip in self._ips:
             interface = host.interface_for(ip)
-            route = None if interface is None else find_route(interface, ip)
+            route = None if interface is None else find_route(interface, ip, self._request.port)
             if route is None or not route.is_up:
                 continue
             server = route.server.owner
             assert isinstance(server, Host)
-            if server.is_up and not self._network.blocks_tcp(host, server):
+            if server.is_awake and not self._network.blocks_tcp(host, server):
                 return route
         return None
 
@@ -259,7 +345,7 @@ class _Attempt:
         clock = self._network.clock
         if not self._is_wanted():
             return
-        if not (server.is_up and route.is_up):
+        if not (server.is_awake and route.is_up):
             clock.call_later(SYN_RETRY_TIME, self._ask)
             return
         found = server.listener_on(self._request.port)
@@ -273,10 +359,12 @@ class _Attempt:
     def _join(self, server: AnyProgram, route: Route, back: float) -> None:
         clock = self._network.clock
         completion = clock.now + back
-        near = TcpEnd(self._program, self._request.tcp_id, route, not_before=clock.now)
+        near = TcpEnd(
+            self._program, self._request.tcp_id, route, is_client=True, not_before=clock.now
+        )
 
         def make_far_end(program: AnyProgram, tcp_id: int) -> TcpEnd:
-            far = TcpEnd(program, tcp_id, route, not_before=completion)
+            far = TcpEnd(program, tcp_id, route, is_client=False, not_before=completion)
             far.peer, near.peer = near, far
             return far
 
@@ -302,10 +390,22 @@ def _pair(first: Host, second: Host | None) -> frozenset[Host]:
     return frozenset({first} if second is None else {first, second})
 
 
-def _is_blocked(blocks: set[frozenset[Host]], first: Host, second: Host) -> bool:
-    if not blocks or first is second:
-        return False
-    return any(_pair(*pair) in blocks for pair in ((first, second), (first, None), (second, None)))
+def _portal_before(host: Host) -> Host | None:
+    """Return the captive portal that a host is behind, if any."""
+    for attachment in host.attachments:
+        for router in routers_above(attachment.segment):
+            if router.portal is not None:
+                return router.portal
+    return None
+
+
+def _is_online(host: Host) -> bool:
+    """Say whether there is a way from a host to the internet, where the resolvers are."""
+    return any(
+        attachment.link.is_up
+        and all(router.link.is_up for router in routers_above(attachment.segment))
+        for attachment in host.attachments
+    )
 
 
 def _is_ip(text: str) -> bool:

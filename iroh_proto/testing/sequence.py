@@ -246,7 +246,8 @@ def _text(
 ) -> str:
     place = f'x="{x:g}" y="{y:.1f}" text-anchor="{anchor}"'
     look = f'font-size="{size}" font-weight="{weight}" fill="{fill}"'
-    return f"<text {place} {look}>{escape(text)}</text>"
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return f"<text {place} {look}>{escape(printable)}</text>"
 
 
 def _document(width: float, height: float, parts: Sequence[str]) -> str:

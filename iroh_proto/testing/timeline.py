@@ -35,8 +35,8 @@ from iroh_proto.testing.happenings import (
     TcpDataReceived,
     TcpDataSent,
 )
-from iroh_proto.testing.network import Network
-from iroh_proto.testing.topology import Attachment, Router
+from iroh_proto.testing.network import Host, Network
+from iroh_proto.testing.routers import Router, routers_above
 from iroh_proto.trace.disco import DiscoReader
 from iroh_proto.trace.lines import FORMAT, LineWriter
 from iroh_proto.trace.tape import Recipe, Tape
@@ -116,7 +116,7 @@ class Timeline:
 def lifelines(network: Network) -> list[str]:
     """Return hosts and routers: NATs beside their hosts, public hosts in the middle."""
     chains = [
-        [host.name, *_routers_of(host.attachments[0].segment.gateway)]
+        [host.name, *(router.name for router in _routers_of(host))]
         for host in network.hosts.values()
     ]
     behind = [chain for chain in chains if len(chain) > 1]
@@ -127,7 +127,5 @@ def lifelines(network: Network) -> list[str]:
     return list(dict.fromkeys([*left, *public, *right]))
 
 
-def _routers_of(gateway: Attachment | None) -> Iterator[str]:
-    while gateway is not None and isinstance(gateway.owner, Router):
-        yield gateway.owner.name
-        gateway = gateway.owner.outside.segment.gateway
+def _routers_of(host: Host) -> Iterable[Router]:
+    return routers_above(host.attachments[0].segment) if host.attachments else ()

@@ -1,37 +1,19 @@
-"""Networks, what is attached to them, and the routers between them."""
+"""Networks, what is attached to them, and how a packet finds its way from one to the next."""
 
 from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.testing.clock import VirtualClock
-from iroh_proto.testing.happenings import Happening, PacketFiltered, PacketTranslated
-from iroh_proto.testing.links import Link, Packet, crossings
-from iroh_proto.testing.nat import Nat, NatKind
+from iroh_proto.testing.happenings import Happening
+from iroh_proto.testing.links import Link, NetworkStats, Packet
 
-
-@dataclass(slots=True)
-class NetworkStats:
-    """What became of the datagrams that hosts sent, each counted once per copy."""
-
-    sent: int = 0
-    delivered: int = 0
-    lost: int = 0
-    """Lost on a link, or sent into one that is down."""
-    blocked: int = 0
-    """Stopped by :meth:`~iroh_proto.testing.network.Network.block_udp`."""
-    filtered: int = 0
-    """Not let in by a NAT."""
-    unroutable: int = 0
-    """To an address that nobody has."""
-    unheard: int = 0
-    """To a port that no program has, or a host that is down."""
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Fabric:
@@ -88,29 +70,35 @@ class Attachment:
 class Segment:
     """A network in which every attachment reaches every other: the internet, or a LAN.
 
-    :param subnet: the addresses that belong to it, as text; ``None`` for all, as in the internet.
+    :param subnets: the addresses that belong to it, as text; none for all, as in the internet.
     """
 
-    def __init__(self, fabric: Fabric, name: str, subnet: str | None = None) -> None:
+    def __init__(self, fabric: Fabric, name: str, *subnets: str) -> None:
         self.name = name
-        self.subnet = None if subnet is None else ipaddress.ip_network(subnet)
+        self.subnets: tuple[IpNetwork, ...] = tuple(map(ipaddress.ip_network, subnets))
         self.gateway: Attachment | None = None
+        self.on_route: Callable[[str], None] | None = None
+        """Called with each network that is routed here, so that it is routed to here as well."""
         self._fabric = fabric
         self._members: dict[str, Attachment] = {}
+        self._routes: list[tuple[IpNetwork, Attachment]] = []
+        self._routed: dict[str, Attachment | None] = {}
 
     def contains(self, ip: str) -> bool:
         """Say whether an address belongs to this network."""
-        return self.subnet is None or ipaddress.ip_address(ip) in self.subnet
+        address = ipaddress.ip_address(ip)
+        return not self.subnets or any(address in subnet for subnet in self.subnets)
 
-    def attach(self, owner: Attached, ip: str | None, latency: float) -> Attachment:
-        """Give an owner an address: this one, or a free one of the subnet.
+    def attach(self, owner: Attached, ip: str | None, link: Link) -> Attachment:
+        """Give an owner an address at the end of this link: this one, or a free one.
 
         :raises LocalProtocolError: if it is taken, or does not belong here.
         """
-        ip = self._free_ip() if ip is None else str(ipaddress.ip_address(ip))
+        if ip is None and not self.subnets:
+            raise LocalProtocolError(f"say which address it has in {self.name}")
+        ip = self.free_ip(self.subnets[0]) if ip is None else str(ipaddress.ip_address(ip))
         if ip in self._members or not self.contains(ip):
             raise LocalProtocolError(f"{ip} is taken, or is not of {self.name}")
-        link = Link(self._fabric.chance(), latency=latency)
         attachment = self._members[ip] = Attachment(owner, self, ip, link)
         return attachment
 
@@ -118,191 +106,109 @@ class Segment:
         """Take an address away."""
         del self._members[attachment.ip]
 
+    def owner_of(self, ip: str) -> Attached | None:
+        """Return the host or router that has an address here, or ``None``."""
+        found = self._members.get(ip)
+        return None if found is None else found.owner
+
+    def route(self, owner: Attached, subnet: str, link: Link) -> Attachment:
+        """Have packets for a whole network go to an owner, at the end of this link.
+
+        The network need not be a part of this one: whatever stands above is told as well.
+        """
+        network = ipaddress.ip_network(subnet)
+        attachment = Attachment(owner, self, str(network.network_address), link)
+        self._routes.append((network, attachment))
+        self._routed.clear()
+        if self.on_route is not None:
+            self.on_route(subnet)
+        return attachment
+
     def next_hop(self, ip: str, sender: Attachment) -> Attachment | None:
         """Return who takes packets for an address here, or ``None``."""
         found = self._members.get(ip)
-        if found is None and self.gateway is not sender:
-            return self.gateway
-        return found
+        if found is not None:
+            return found
+        if self._routes:
+            found = self._routed_hop(ip)
+            if found is not None and found is not sender:
+                return found
+        return None if self.gateway is sender else self.gateway
+
+    def reaches(self, attachment: Attachment) -> bool:
+        """Say whether packets for an attachment still come to it: it may be unplugged."""
+        if self._members.get(attachment.ip) is attachment:
+            return True
+        return any(routed is attachment for _, routed in self._routes)
 
     def send(self, packet: Packet, sender: Attachment) -> None:
         """Have a packet cross from one attachment to the next hop."""
-        stats, clock = self._fabric.stats, self._fabric.clock
+        fabric = self._fabric
+        stats, clock = fabric.stats, fabric.clock
         receiver = self.next_hop(packet.destination.ip, sender)
         if receiver is None:
             stats.unroutable += len(packet.datagrams)
             return
-        arrivals = crossings(packet.datagrams, sender.link, receiver.link)
-        arrived = sum(len(datagrams) for _, datagrams in arrivals)
-        stats.lost += max(0, len(packet.datagrams) - arrived)
-        for delay, datagrams in arrivals:
-            copy = Packet(
-                packet.source, packet.destination, datagrams, packet.origin, packet.number
-            )
-            clock.call_later(delay, _Arrival(receiver, copy))
+        link = sender.link
+        if link.is_ideal and receiver.link.is_ideal and link.is_up and receiver.link.is_up:
+            delay = link.latency + receiver.link.latency
+            clock.call_later(delay, _Arrival(fabric, receiver, packet))
+            return
+        for delay, datagrams in link.carry(packet, link.up, clock.now, stats):
+            part = packet if datagrams is packet.datagrams else packet.with_datagrams(datagrams)
+            arrival = _Arrival(fabric, receiver, part)
+            if receiver.link.bandwidth is None:
+                arrival.enter(delay)
+            else:
+                # Who comes first is sent first, so the queue is joined when the packet is there.
+                clock.call_later(delay, arrival.enter)
 
-    def _free_ip(self) -> str:
-        if self.subnet is None:
-            raise LocalProtocolError(f"say which address it has in {self.name}")
-        for ip in self.subnet.hosts():
+    def free_ip(self, subnet: IpNetwork) -> str:
+        """Return the first address of a subnet that nobody has.
+
+        :raises LocalProtocolError: if there is none.
+        """
+        for ip in subnet.hosts():
             if str(ip) not in self._members:
                 return str(ip)
         raise LocalProtocolError(f"no address is free in {self.name}")
 
+    def _routed_hop(self, ip: str) -> Attachment | None:
+        """Return the attachment that has the address in its network; the narrowest one."""
+        if ip not in self._routed:
+            address = ipaddress.ip_address(ip)
+            found = [entry for entry in self._routes if address in entry[0]]
+            found.sort(key=lambda entry: entry[0].prefixlen)
+            self._routed[ip] = found[-1][1] if found else None
+        return self._routed[ip]
+
     def __repr__(self) -> str:
-        return f"Segment({self.name!r}, {self.subnet})"
+        return f"Segment({', '.join([repr(self.name), *map(str, self.subnets)])})"
 
 
 class _Arrival:
     """A packet that is about to come in; lighter than a closure, and shows itself."""
 
-    __slots__ = ("packet", "receiver")
+    __slots__ = ("_fabric", "_packet", "_receiver")
 
-    def __init__(self, receiver: Attachment, packet: Packet) -> None:
-        self.receiver = receiver
-        self.packet = packet
+    def __init__(self, fabric: Fabric, receiver: Attachment, packet: Packet) -> None:
+        self._fabric = fabric
+        self._receiver = receiver
+        self._packet = packet
+
+    def enter(self, delay: float = 0.0) -> None:
+        """Have it cross the link of the receiver, so many seconds from now."""
+        packet, link, clock = self._packet, self._receiver.link, self._fabric.clock
+        for more, datagrams in link.carry(packet, link.down, clock.now, self._fabric.stats):
+            arrival = self
+            if datagrams is not packet.datagrams:
+                arrival = _Arrival(self._fabric, self._receiver, packet.with_datagrams(datagrams))
+            clock.call_later(delay + more, arrival)
 
     def __call__(self) -> None:
-        # It may have been unplugged meanwhile.
-        if self.receiver.segment.next_hop(self.receiver.ip, self.receiver) is self.receiver:
-            self.receiver.owner.arrive(self.packet, self.receiver)
-
-
-class Router:
-    """A NAT between a LAN of its own and the network above it.
-
-    TCP goes through it from inside only; see :mod:`iroh_proto.testing.tcp`.
-    """
-
-    def __init__(
-        self,
-        fabric: Fabric,
-        name: str,
-        *,
-        kind: NatKind,
-        ip: str | None,
-        subnet: str,
-        upstream: Segment,
-        latency: float,
-    ) -> None:
-        self.name = name
-        self.inside = Segment(fabric, f"{name} lan", subnet)
-        self.boots = 1
-        self._fabric = fabric
-        self._outside = upstream.attach(self, ip, latency)
-        self._lan = self.inside.gateway = self.inside.attach(self, None, 0.0)
-        self.nat = Nat(kind, ip=self._outside.ip, rng=fabric.chance())
-
-    @property
-    def ip(self) -> str:
-        """The outer address."""
-        return self._outside.ip
-
-    @property
-    def link(self) -> Link:
-        """The cable to the network above."""
-        return self._outside.link
-
-    @property
-    def outside(self) -> Attachment:
-        """The attachment to the network above."""
-        return self._outside
-
-    def reboot(self, *, ip: str | None = None) -> None:
-        """Forget all mappings and TCP connections; come back with another outer address or not."""
-        self.boots += 1
-        self.nat.clear()
-        if ip is not None:
-            old, upstream = self._outside, self._outside.segment
-            upstream.detach(old)
-            self._outside = upstream.attach(self, ip, old.link.latency)
-            self.nat.ip = self._outside.ip
-
-    def arrive(self, packet: Packet, attachment: Attachment) -> None:
-        """Rewrite a packet and send it on, or drop it."""
-        if attachment is self._outside:
-            self._let_in(packet)
-            return
-        source = self.nat.outbound(packet.source, packet.destination, self._fabric.clock.now)
-        outward = self._translate(packet, source, packet.destination)
-        if packet.destination.ip != self.ip:
-            self._outside.segment.send(outward, self._outside)
-        elif self.nat.kind.hairpins:
-            self._let_in(outward)
-        else:
-            self._filter(outward)
-
-    def _let_in(self, packet: Packet) -> None:
-        now = self._fabric.clock.now
-        inner = self.nat.inbound(packet.destination.port, packet.source, now)
-        if inner is None:
-            self._filter(packet)
-            return
-        self.inside.send(self._translate(packet, packet.source, inner), self._lan)
-
-    def _translate(self, packet: Packet, source: UdpAddress, destination: UdpAddress) -> Packet:
-        if self._fabric.recorders:
-            happening = PacketTranslated(
-                packet=packet.number,
-                source=packet.source,
-                destination=packet.destination,
-                new_source=source,
-                new_destination=destination,
-            )
-            self._fabric.record(self.name, happening)
-        return Packet(source, destination, packet.datagrams, packet.origin, packet.number)
-
-    def _filter(self, packet: Packet) -> None:
-        self._fabric.stats.filtered += len(packet.datagrams)
-        if self._fabric.recorders:
-            happening = PacketFiltered(
-                packet=packet.number, source=packet.source, destination=packet.destination
-            )
-            self._fabric.record(self.name, happening)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The way that a TCP connection from ``client`` to ``server`` took when it was made."""
-
-    client: Attachment
-    server: Attachment
-    routers: tuple[tuple[Router, int], ...]
-
-    def links(self) -> Iterator[Link]:
-        """Yield the cables of the way."""
-        yield self.client.link
-        for router, _ in self.routers:
-            yield router.link
-        yield self.server.link
-
-    @property
-    def is_up(self) -> bool:
-        """Whether bytes get through now."""
-        return self.stands and all(link.is_up for link in self.links())
-
-    @property
-    def stands(self) -> bool:
-        """Whether both ends have their addresses still, and the NATs know the connection."""
-        ends_stand = all(
-            end.segment.next_hop(end.ip, end) is end for end in (self.client, self.server)
-        )
-        return ends_stand and all(router.boots == boots for router, boots in self.routers)
-
-
-def find_route(client: Attachment, ip: str) -> Route | None:
-    """Return the way from an attachment to the host with an address, through NATs from inside."""
-    hop, routers = client, list[tuple[Router, int]]()
-    while True:
-        found = hop.segment.next_hop(ip, hop)
-        if found is None:
-            return None
-        if not isinstance(found.owner, Router):
-            return Route(client, found, tuple(routers))
-        if found is found.owner.outside:
-            return None
-        routers.append((found.owner, found.owner.boots))
-        hop = found.owner.outside
+        receiver = self._receiver
+        if receiver.segment.reaches(receiver):  # it may have been unplugged meanwhile
+            receiver.owner.arrive(self._packet, receiver)
 
 
 def is_loopback(addr: UdpAddress) -> bool:

@@ -26,13 +26,16 @@ from iroh_proto.disco.message import (
     open_envelope,
     seal_envelope,
 )
-from iroh_proto.errors import DecodeError
+from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.stun.message import decode_binding_request, decode_binding_response, is_stun
 from iroh_proto.trace.values import Json
 
 KEY_SIZE: Final = 8
 """Bytes of a nonce that tell one sealed message from another."""
+
+SEALED_LIMIT: Final = 65_535
+"""Bytes of what is inside a datagram, which UDP says in 16 bits."""
 
 BOXES_LIMIT: Final = 1_024
 """Pairs of nodes whose box is kept: as many as a node knows peers."""
@@ -86,15 +89,18 @@ class DiscoReader:
         try:
             sender = NodeId.from_str(str(opened["from"]))
             if "sealed" in opened:
-                return DISCO_MAGIC + sender + bytes(int(str(opened["sealed"])))
+                size = int(str(opened["sealed"]))
+                if size > SEALED_LIMIT:
+                    raise DecodeError(f"no datagram holds {size} bytes")
+                return DISCO_MAGIC + sender + bytes(size)
             receiver = NodeId.from_str(str(opened["to"]))
             message = bytes.fromhex(str(opened["message"]))
             nonce = bytes.fromhex(str(opened["nonce"]))
             own, peer = (receiver, sender) if receiver in self._secrets else (sender, receiver)
             box = SharedBox(self._secrets[own], peer)
-        except (ValueError, LookupError) as error:
+            return seal_envelope(message, sender=sender, box=box, nonce=nonce)
+        except (ValueError, LookupError, LocalProtocolError) as error:
             raise DecodeError(f"no disco datagram: {opened!r} ({error!r})") from None
-        return seal_envelope(message, sender=sender, box=box, nonce=nonce)
 
     def note_peer(self, node_id: NodeId) -> None:
         """Learn of a node that messages may be for."""

@@ -35,6 +35,7 @@ MALFORMED: Final = (
     AttributeError,
     ArithmeticError,
     AssertionError,
+    RecursionError,
 )
 """What comes of reading lines that nobody has written; of giving them to machines, too, which trust
 their hosts."""

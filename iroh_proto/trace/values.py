@@ -52,13 +52,16 @@ def decode_value(value: object) -> object:
     :raises DecodeError: if it is no such value.
     """
     if isinstance(value, list):
-        return tuple(decode_value(item) for item in value)
+        try:
+            return tuple([decode_value(item) for item in value])
+        except RecursionError:
+            raise DecodeError("values are nested too deeply") from None
     if not isinstance(value, dict):
         return value
     try:
         [(name, inner)] = value.items()
         return _DECODERS[name](inner)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise DecodeError(f"no value: {value!r} ({error!r})") from None
 
 

@@ -74,6 +74,7 @@ def first_line(stream: IO[bytes] | None) -> bytes:
         ["lab", "nat-pair"],
         ["lab", "draw"],
         ["lab", "replay"],
+        ["lab", "scale"],
         ["ticket"],
         ["ticket", "show"],
     ],
@@ -361,3 +362,18 @@ def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:
     assert len(result["cells"]) == 100
     assert all(cell["agrees"] for cell in result["cells"])
     assert picture.read_text(encoding="utf-8").startswith("<svg ")
+
+
+def test_lab_says_what_a_large_network_costs() -> None:
+    size = ("--nodes", "12", "--derpers", "2", "--pairs", "2", "--hours", "0.1")
+    done = run("lab", "scale", *size, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["nodes"], report["at_home"], report["seconds"]) == (12, 12, 360)
+    assert report["talks"] == report["answered"] > 0
+    assert 0 < report["idle_datagrams"] < 0.1
+    assert report["cpu_seconds"] > 0
+    shown = run("lab", "scale", *size)
+    assert b"UDP datagrams per idle endpoint" in shown.stdout
+    wrong = run("lab", "scale", "--nodes", "3", "--pairs", "2")
+    assert (wrong.returncode, wrong.stdout) == (2, b"")

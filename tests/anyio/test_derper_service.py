@@ -202,9 +202,10 @@ async def test_a_certificate_that_cannot_be_used_is_an_error(tls: Tls) -> None:
 
 async def test_a_taken_port_is_an_error_and_frees_the_others() -> None:
     async with serving(LOCAL) as derper:
-        text = LOCAL.replace("127.0.0.1:0", f"127.0.0.1:{derper.stun_port}")
+        taken = f'stun_bind_addr = "127.0.0.1:{derper.stun_port}"'
+        text = LOCAL.replace('stun_bind_addr = "127.0.0.1:0"', taken)
         with pytest.raises(OSError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
-            await Derper.open(parse_config(f"{text}enable_metrics = false"))
+            await Derper.open(parse_config(text))
     freed = f'http_bind_addr = "127.0.0.1:{derper.port}"'
     async with serving(LOCAL.replace('http_bind_addr = "127.0.0.1:0"', freed)):
         pass
@@ -271,6 +272,18 @@ class TestAccess:
             async with serving(f'{LOCAL}access.http.url = "http://127.0.0.1:9/"') as derper:
                 assert not await is_let_in(derper, ALICE)
         assert "cannot ask http://127.0.0.1:9/" in caplog.text
+
+    async def test_a_defect_of_the_library_lets_nobody_in_and_ends_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*arguments: object, **settings: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(httpx.AsyncClient, "stream", broken)
+        async with serving(f'{LOCAL}access.http.url = "http://127.0.0.1:9/"') as derper:
+            assert not await is_let_in(derper, ALICE)
+            assert not await is_let_in(derper, BOB)
+        assert "ZeroDivisionError" in caplog.text
 
     async def test_a_web_service_that_hangs_lets_nobody_in(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Every program in the README runs as written."""
+"""Every program and every test in the texts runs as written."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ import pytest
 from tests.interop.island import island
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TEXTS = [ROOT / "README.md", ROOT / "docs" / "testing.md"]
+SNIPPETS = [
+    snippet
+    for path in TEXTS
+    for snippet in re.findall(
+        r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+]
+TESTS = [snippet for snippet in SNIPPETS if "def test_" in snippet]
+PROGRAMS = [snippet for snippet in SNIPPETS if snippet not in TESTS]
 
 
 @contextmanager
@@ -32,8 +40,9 @@ def dev_derper(port: int) -> Iterator[dict[str, object]]:
             process.wait(10)
 
 
-def test_readme_has_programs() -> None:
+def test_the_texts_have_programs_and_tests() -> None:
     assert PROGRAMS
+    assert TESTS
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -57,3 +66,19 @@ def test_program_runs_as_written(program: str, backend: str) -> None:
     kinds = [line.split()[0] for line in done.stdout.splitlines()]
     assert kinds[-1] == "direct"
     assert kinds[0] in ("derp", "mixed", "direct")
+
+
+@pytest.mark.parametrize("snippet", TESTS)
+def test_test_passes_as_written(snippet: str, tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\n\n"
+        "@pytest.fixture(params=['asyncio', 'trio'])\n"
+        "def anyio_backend(request):\n"
+        "    return request.param\n"
+    )
+    (tmp_path / "test_snippet.py").write_text(snippet, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--strict-markers", "-W", "error", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DAY = datetime.timedelta(days=1)
+NAMES = x509.SubjectAlternativeName(
+    [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+)
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,35 @@ class Authority:
     def issue(self, certificate_path: Path, key_path: Path, serial: int) -> None:
         """Write a certificate for ``localhost`` and 127.0.0.1, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         builder = _builder(_name("localhost"), self.certificate.subject, key, serial)
-        certificate = builder.add_extension(
-            x509.SubjectAlternativeName(names), critical=False
-        ).sign(self.key, hashes.SHA256())
-        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        key_path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
+        builder = builder.add_extension(NAMES, critical=False)
+        certificate = builder.sign(self.key, hashes.SHA256())
+        _write(certificate, key, certificate_path, key_path)
+
+
+def issue_self_signed(certificate_path: Path, key_path: Path) -> None:
+    """Write a certificate for ``localhost`` and 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("localhost")
+    builder = _builder(name, name, key).add_extension(NAMES, critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    _write(builder.sign(key, hashes.SHA256()), key, certificate_path, key_path)
+
+
+def _write(
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    certificate_path: Path,
+    key_path: Path,
+) -> None:
+    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
+    )
 
 
 def _name(text: str) -> x509.Name:

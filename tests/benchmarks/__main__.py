@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: every benchmark as a ratio taken in one run.
+"""``python -m tests.benchmarks``: every benchmark, nearly all as a ratio taken in one run.
 
 The table goes to stderr and one line of JSON to stdout. Nothing fails for being slow.
 """
@@ -16,17 +16,28 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line of the table: a ratio that a module's ``run()`` returns under ``key``."""
+    """One line of the table: a ratio or size that a module's ``run()`` returns under ``key``."""
 
     module: str
     key: str
     text: str
     goal: float
     at_least: bool = True
+    unit: str = "x"
 
     def met(self, ratio: float) -> bool:
         return ratio >= self.goal if self.at_least else ratio <= self.goal
 
+
+RELAY_SERVER = (
+    ("framed_bursts", "server time a relayed packet in bursts of 8, of a pump's", 3.0, "x"),
+    ("framed_single", "the same, one packet per read", 2.0, "x"),
+    ("websocket_bursts", "the same, bursts of 8 by websocket", 10.0, "x"),
+    ("framed_p50", "time that a lone packet takes, of a pump's", 1.5, "x"),
+    ("framed_p99", "the same, 99th percentile", 2.5, "x"),
+    ("memory", "memory of an idle client", 10.0, " KiB"),
+    ("memory_tls", "the same with TLS", 30.0, " KiB"),
+)
 
 ITEMS = (
     Item("frame_codec", "decode", "typed frame decode, of wsproto's parse rate", 8.0),
@@ -43,6 +54,11 @@ ITEMS = (
     Item("udp_io", "send_gso_trio", "the same with GSO on trio", 4.0),
     Item("bulk_stream", "asyncio", "one stream on asyncio, of aioquic.asyncio", 1.5),
     Item("bulk_stream", "trio", "one stream on trio, of aioquic.asyncio", 1.5),
+    *(
+        Item("relay_server", f"{key}_{backend}", f"{text}, {backend}", goal, False, unit)
+        for backend in ("asyncio", "trio")
+        for key, text, goal, unit in RELAY_SERVER
+    ),
     Item("handshake", "time", "handshake, times bare aioquic's", 1.5, at_least=False),
 )
 
@@ -67,7 +83,8 @@ def main() -> None:
             ratio = results[item.module][item.key]
             sign = "≥" if item.at_least else "≤"
             met = "[green]yes[/]" if item.met(ratio) else "[red]no[/]"
-            table.add_row(item.text, f"{ratio:.2f}x", f"{sign} {item.goal}x", met)
+            measured, goal = f"{ratio:.2f}{item.unit}", f"{sign} {item.goal}{item.unit}"
+            table.add_row(item.text, measured, goal, met)
     console.print(table)
     print(json.dumps(results))
 

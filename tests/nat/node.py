@@ -1,7 +1,8 @@
 """The nodes of one host behind a NAT: ``node.py BACKEND serve|dial DERP FOLDER``.
 
-Each line of stdin asks for a node more: ``{"name": ...}`` for one that waits, with a ``node_id``
-for one that dials. Reports are lines of JSON with that name. All is over when stdin ends.
+Each line of stdin asks for a node more: ``{"name": ...}`` for one that waits, with ``node_id`` and
+``limit`` (seconds) for one that dials. Reports are lines of JSON with that name. All is over when
+stdin ends.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from iroh_anyio import Connection, EndpointError, MagicEndpoint
 from iroh_proto import DerpMap, NodeAddr, NodeId
-from iroh_proto.testing.nat_matrix import HOLD_TIME, PAYLOAD_INTERVAL, TIME_LIMIT
+from iroh_proto.testing.nat_matrix import HOLD_TIME, PAYLOAD_INTERVAL
 
 ALPN = b"nat-matrix/0"
 KIND_SIZE = 6  # bytes of a kind of path, filled up with spaces
 
-Order = dict[str, str]
+Order = dict[str, Any]
 
 
 def report(order: Order, **facts: Any) -> None:
@@ -55,11 +56,11 @@ async def dial(order: Order, derp: str, folder: Path) -> None:
         await endpoint.node_addr()
         addr = NodeAddr(NodeId.from_str(order["node_id"]), derp_url=derp)
         connection = await endpoint.connect(addr, alpn=ALPN)
-        report(order, seconds=await direct_after(connection))
+        report(order, seconds=await direct_after(connection, order["limit"]))
         connection.close(0, "done")
 
 
-async def direct_after(connection: Connection) -> float | None:
+async def direct_after(connection: Connection, limit: float) -> float | None:
     """Return after how many seconds both ends were direct for good, ``None`` if they were not."""
     stream = await connection.open_bi()
     answers = BufferedByteReceiveStream(stream)
@@ -73,7 +74,7 @@ async def direct_after(connection: Connection) -> float | None:
         since = (now if since is None else since) if is_direct else None
         if since is not None and now >= since + HOLD_TIME:
             return since - start
-        if since is None and now >= start + TIME_LIMIT:
+        if since is None and now >= start + limit:
             return None
         await anyio.sleep(PAYLOAD_INTERVAL)
 

@@ -30,7 +30,7 @@ from iroh_proto.testing.nat import (
     SYMMETRIC,
     NatKind,
 )
-from iroh_proto.testing.nat_matrix import predict
+from iroh_proto.testing.nat_matrix import TIME_LIMIT, predict
 from iroh_proto.testing.replay import replay
 from iroh_proto.testing.sequence import draw_sequence
 from tests.interop.packages import REQUIRE_VARIABLE
@@ -49,12 +49,17 @@ KINDS: Final[Mapping[str, NatKind]] = MappingProxyType(
 RUNS = 3
 """Runs of each pair, all at the same time."""
 
-LIMIT = 200
+DIRECT_LIMIT = 120.0
+"""Seconds for a pair to become direct. It takes 5, but a busy machine lets processes wait, and no
+answer of theirs is in time then. What is not to become direct is watched for as long as in the
+simulator."""
+
+LIMIT = 220
 """Seconds for everything, on a busy machine."""
 
 LINE_LIMIT = 4096  # bytes of a report
 
-Order = dict[str, str]
+Order = dict[str, Any]
 Report = dict[str, Any]
 
 
@@ -72,6 +77,10 @@ class Matrix:
 
 def name_of(left: str, right: str, run: int) -> str:
     return f"{left}~{right}~{run}"
+
+
+def limit_of(left: str, right: str) -> float:
+    return DIRECT_LIMIT if predict(KINDS[left], KINDS[right]) else TIME_LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +124,8 @@ async def run_all(internet: Internet, folder: Path) -> dict[tuple[str, str], lis
                     hosts[kind] = await stack.enter_async_context(running(space, *program))
             ready = await waiting.do({name: (right, {}) for (_, right, _), name in names.items()})
             orders = {
-                name: (left, {"node_id": ready[name]["node_id"]})
-                for (left, _, _), name in names.items()
+                name: (left, {"node_id": ready[name]["node_id"], "limit": limit_of(left, right)})
+                for (left, right, _), name in names.items()
             }
             done = await dialling.do(orders)
     cells: dict[tuple[str, str], list[float | None]] = {}
@@ -191,7 +200,7 @@ def test_the_picture_shows_how_a_hole_was_punched(matrix: Matrix) -> None:
     picture = draw_sequence(merge([file.read_text().splitlines() for file in files]))
     assert picture.count("call me maybe") >= 2
     assert "did not arrive" in picture
-    assert picture.count(">direct 203.0.113.") == 2
+    assert picture.count(">direct 203.0.113.") >= 2
 
 
 def test_the_picture_shows_why_a_hole_was_not_punched(matrix: Matrix) -> None:

@@ -12,10 +12,10 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 _HEX = re.compile(r"(?:[0-9a-f]{2}){4,}\Z")
 
 
-def golden_bytes() -> list[bytes]:
-    """Return every byte string of every golden vector, of packets and of what is in them."""
+def golden_bytes(files: str = "*.json") -> list[bytes]:
+    """Return every byte string of the golden vectors, of packets and of what is in them."""
     found: dict[bytes, None] = {}
-    for path in sorted(VECTORS.glob("*.json")):
+    for path in sorted(VECTORS.glob(files)):
         for text in _strings(json.loads(path.read_text())):
             if _HEX.match(text):
                 found[bytes.fromhex(text)] = None

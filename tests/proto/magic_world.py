@@ -6,10 +6,9 @@ import random
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap, DerpNode
-from iroh_proto.derp.relay import DerpServer
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.magicsock import ChallengeRequested, Magicsock, PathChanged, ReceivedPayload
-from iroh_proto.stun.server import StunServer
+from iroh_proto.testing.derper import SimulatedDerper
 from iroh_proto.testing.network import Host, Network, Program, Segment
 
 URL = DerpUrl.from_str("http://derp.example/")
@@ -103,15 +102,9 @@ class MagicWorld:
 
     def __init__(self, seed: int = 1) -> None:
         self.network = Network(rng=random.Random(seed), start=1000.0)
-        self.network.set_name(URL.host, [DERP_IP])
         self.derp_host = self.network.add_host("derp", ip=DERP_IP, latency=0.02)
-        secret = SecretKey.generate(random.Random("derp"))
-        self.derp = self.derp_host.run(
-            lambda rng: DerpServer(secret_key=secret, rng=rng), tcp_ports=[80]
-        )
-        self.stun = self.derp_host.run(
-            lambda rng: StunServer(), udp=[UdpAddress("0.0.0.0", 3478)], name="stun"
-        )
+        self.derper = SimulatedDerper(self.derp_host, url=URL)
+        self.derp = self.derper.derp
 
     def app(
         self,

@@ -68,6 +68,12 @@ class Talker:
     def complete_interfaces(self, request_id: int, ips: Sequence[str], *, now: float) -> None:
         self.events.append(("interfaces", request_id, list(ips)))
 
+    def resumed(self, *, now: float) -> None:
+        self.events.append(("resumed", now))
+
+    def network_changed(self, *, now: float) -> None:
+        self.events.append(("changed", now))
+
     def tcp_to_send(self) -> list[int]:
         return [tcp_id for tcp_id, data in self.tcp.items() if data]
 

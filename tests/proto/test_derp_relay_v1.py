@@ -69,7 +69,7 @@ from iroh_proto.derp.server_events import ConnectionLost as ServerConnectionLost
 from iroh_proto.derp.websocket import WebsocketMessages
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import SecretKey
-from iroh_proto.testing.strategies import chunkings, node_ids
+from iroh_proto.testing.strategies import chunkings, derp_frames
 from tests.proto.derp_peer import RELAY_WAYS, SERVER_KEY, Peer
 from tests.proto.derp_world import (
     CLIENT_KEY,
@@ -175,28 +175,7 @@ def test_other_frames_are_those_of_the_vectors(data: str) -> None:
     assert FRAMES.decode_message(bytes.fromhex(data)) == OTHERS[data]
 
 
-def frames() -> st.SearchStrategy[Frame]:
-    ecn, some = st.integers(0, 3), st.binary(max_size=300)
-    size = st.integers(0, 65_535)
-    return st.one_of(
-        st.builds(ServerChallenge, st.binary(min_size=16, max_size=16)),
-        st.builds(ClientAuth, node_ids(), st.binary(min_size=64, max_size=64)),
-        st.builds(ServerConfirmsAuth),
-        st.builds(ServerDeniesAuth, st.text(max_size=50)),
-        st.builds(SendDatagram, node_ids(), ecn, some),
-        st.builds(SendDatagramBatch, node_ids(), ecn, size, some),
-        st.builds(RecvDatagram, node_ids(), ecn, some),
-        st.builds(RecvDatagramBatch, node_ids(), ecn, size, some),
-        st.builds(PeerGoneFrame, node_ids()),
-        st.builds(Ping, st.binary(min_size=8, max_size=8)),
-        st.builds(Pong, st.binary(min_size=8, max_size=8)),
-        st.builds(Health, st.text(max_size=50)),
-        st.builds(Restarting, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
-        st.builds(Status, st.integers(0, 255)),
-    )
-
-
-@given(sent=st.lists(frames(), max_size=6), data=st.data())
+@given(sent=st.lists(derp_frames("relay-v1"), max_size=6), data=st.data())
 def test_streams_may_be_cut_anywhere(sent: list[Frame], data: st.DataObject) -> None:
     for sender, receiver in (
         (client_codec(), server_codec(FRAMES)),

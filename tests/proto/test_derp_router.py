@@ -117,6 +117,26 @@ class TestGrouping:
         assert isinstance(rest[0], PacketGroups)
         assert list(rest[0].groups) == [B]
 
+    @pytest.mark.parametrize(("dialect", "form"), FORMS)
+    def test_packets_for_two_destinations_in_turn_stay_in_order(
+        self, dialect: str, form: str
+    ) -> None:
+        sender, codec = client_codec(dialect, form), server_codec(dialect, form)
+        turns = [(B, b"1"), (C, b"2"), (B, b"3"), (C, b"4"), (B, b"5")]
+        stream = b"".join(sender.encode(SendPacket(*turn)) for turn in turns)
+        (groups,) = codec.receive_grouped(stream, A)
+        assert isinstance(groups, PacketGroups)
+        payloads = {dst: b"".join(parts[1::2]) for dst, parts in groups.groups.items()}
+        assert payloads == {B: b"135", C: b"24"}
+
+    @pytest.mark.parametrize(("dialect", "form"), FORMS)
+    def test_a_first_frame_that_is_none_is_a_fault(self, dialect: str, form: str) -> None:
+        codec = server_codec(dialect, form)
+        unknown = b"\xff" + bytes(4) if form == "framed" else b"\x82\x81" + bytes(4) + b"\xff"
+        assert codec.receive_one(unknown) is None
+        assert "unknown frame number 255" in str(codec.error)
+        assert codec.receive_one(client_codec(dialect, form).encode(Ping(bytes(8)))) is None
+
     def test_groups_stand_where_their_packets_stood(self) -> None:
         sender = client_codec("v3", "framed")
         frames = [SendPacket(B, b"1"), Ping(bytes(8)), SendPacket(B, b"2"), SendPacket(C, b"3")]

@@ -207,6 +207,21 @@ def test_a_node_id_that_shares_no_secret_cannot_be_pinged() -> None:
     assert (alice.get_timer(), alice.stats.unsent) == (None, 1)
 
 
+def test_a_pong_that_does_not_fit_in_the_queue_is_not_counted_as_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alice, bob = make(ALICE), make(BOB)
+    alice.ping(BOB_ADDR, BOB.public, now=0.0)
+    bob.receive_datagrams([data for _, data in sent_by(alice)], ALICE_ADDR, now=0.0)
+    (ping,) = events_of(bob)
+    assert isinstance(ping, PingReceived)
+    monkeypatch.setattr(pinger, "QUEUED_DATAGRAMS_LIMIT", 1)
+    bob.pong(ping, now=0.0)
+    bob.pong(ping, now=0.0)
+    assert len(sent_by(bob)) == 1
+    assert (bob.stats.pongs_sent, bob.stats.unsent) == (1, 1)
+
+
 def test_outstanding_pings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pinger, "OUTSTANDING_PINGS_LIMIT", 3)
     alice = make(ALICE)

@@ -107,7 +107,7 @@ def sources(folder: str) -> list[Path]:
 
 
 def pure_sources() -> list[Path]:
-    return sources("iroh_proto") + sources("iroh_anyio/quic")
+    return sources("iroh_proto") + sources("iroh_anyio/quic") + sources("iroh_anyio/testing")
 
 
 def name_of(path: Path) -> str:
@@ -154,7 +154,7 @@ def test_machines_import_nothing_that_does_io_or_reads_the_world(path: Path) -> 
 
 @pytest.mark.parametrize("path", pure_sources(), ids=name_of)
 def test_machines_use_chance_and_dates_as_types_only(path: Path) -> None:
-    in_testing = is_within(name_of(path), "iroh_proto.testing")
+    in_testing = "testing" in path.parts
     wrong = [
         f"{path.name}:{node.lineno} uses {module}.{name}: {reason}"
         for module, (names, reason) in ONLY_THESE_NAMES.items()
@@ -211,14 +211,19 @@ def test_parts_of_iroh_proto_use_the_libraries_meant_for_them(path: Path) -> Non
             continue
         if part not in LIBRARIES.get(library, set()):
             wrong.append(f"{part} may not import {name} (line {line})")
-        if library == "hypothesis" and path.stem not in NEEDS_HYPOTHESIS:
+        if library == "hypothesis" and not needs_hypothesis(path):
             wrong.append(f"{path.stem} is for installs without hypothesis (line {line})")
     assert not wrong
 
 
+def needs_hypothesis(path: Path) -> bool:
+    parts = name_of(path).removeprefix("iroh_proto.testing.").split(".")
+    return parts[0] in NEEDS_HYPOTHESIS
+
+
 @pytest.mark.parametrize("path", sources("iroh_proto/testing"), ids=name_of)
 def test_the_simulator_needs_no_module_that_needs_hypothesis(path: Path) -> None:
-    if path.stem in NEEDS_HYPOTHESIS:
+    if needs_hypothesis(path):
         return
     needed = {f"iroh_proto.testing.{module}" for module in NEEDS_HYPOTHESIS}
     assert not [
@@ -239,10 +244,23 @@ def test_the_quic_machines_know_only_the_core_and_aioquic(path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("path", sources("iroh_anyio/testing"), ids=name_of)
+def test_simulated_endpoints_know_only_the_core_the_quic_machines_and_each_other(
+    path: Path,
+) -> None:
+    allowed = ("iroh_proto", "iroh_anyio.quic", "iroh_anyio.testing")
+    assert not [
+        f"{path.name}:{line} imports {name}"
+        for line, name in imports_of(path)
+        if name.partition(".")[0] not in sys.stdlib_module_names
+        and not any(is_within(name, package) for package in allowed)
+    ]
+
+
 @pytest.mark.parametrize("path", sources("iroh_anyio"), ids=name_of)
 def test_the_adapter_keeps_testing_tools_out_of_production(path: Path) -> None:
     inside = path.relative_to(ROOT / "iroh_anyio").with_suffix("").as_posix()
-    if inside.startswith("testing/") or inside in ("pytest_plugin", "cli/lab"):
+    if inside == "pytest_plugin" or inside.startswith(("testing/", "cli/lab")):
         return
     tools = ("iroh_proto.testing", "iroh_anyio.testing", "hypothesis", "pytest")
     assert not [name for _, name in imports_of(path) for tool in tools if is_within(name, tool)]
@@ -275,6 +293,8 @@ sys.meta_path.insert(0, Block())
         ("import iroh_proto, iroh_proto.stun.probe", {"aioquic", "anyio", "hypothesis", "trio"}),
         ("import iroh_anyio.quic", {"anyio", "trio", "hypothesis", "click", "psutil"}),
         ("import iroh_proto.testing.network, iroh_proto.testing.pair", {"anyio", "hypothesis"}),
+        ("import iroh_anyio.testing", {"anyio", "trio", "hypothesis", "click", "psutil", "pytest"}),
+        ("import iroh_anyio.pytest_plugin", {"aioquic", "anyio", "trio", "hypothesis", "psutil"}),
     ],
 )
 def test_it_imports_without_the_extras_it_does_not_need(statement: str, missing: set[str]) -> None:

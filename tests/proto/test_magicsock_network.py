@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iroh_proto.address import DerpAddress, UdpAddress
+from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.pool_events import DerpServerLost
 from iroh_proto.magicsock import CallMeMaybeReceived, DirectAddressesChanged, PongReceived
 from iroh_proto.paths.select import TRUST_TIME
 from iroh_proto.testing.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC, NatKind
@@ -146,6 +148,18 @@ def test_a_changed_network_is_survived_by_derp_and_repaired() -> None:
     bob.program.give(lambda sock, now: sock.resumed(now=now))
     world.chat(alice, bob, 3.0)
     assert bob.kind(alice) == "direct"
+
+
+def test_a_changed_network_has_the_connection_to_the_derp_server_checked() -> None:
+    world = MagicWorld()
+    alice, _ = behind_nats(world, PORT_RESTRICTED, PORT_RESTRICTED)
+    for router in world.network.routers.values():
+        router.reboot()
+    alice.program.give(lambda sock, now: sock.network_changed(now=now))
+    # Its silence would be noticed only after some 20 s.
+    world.network.run_for(PONG_TIMEOUT + 1.0)
+    assert len(alice.program.seen(DerpServerLost)) == 1
+    assert alice.id in world.derp.machine.clients
 
 
 def test_peers_without_disco_use_the_path_on_which_a_challenge_is_answered() -> None:

@@ -260,7 +260,8 @@ def test_one_who_gave_up_asks_a_host_without_power_no_more() -> None:
     assert tcp.network.clock.next_time is None
 
 
-def test_nothing_arrives_before_the_connection_stands() -> None:
+@pytest.mark.parametrize("bandwidth", [None, 1e9])
+def test_nothing_arrives_before_the_connection_stands(bandwidth: float | None) -> None:
     class Eager(Talker):
         def accept_tcp(self, tcp_id: int, *, now: float) -> None:
             self.write(tcp_id, b"welcome")
@@ -268,7 +269,7 @@ def test_nothing_arrives_before_the_connection_stands() -> None:
     for seed in range(20):
         network = make_network(seed)
         client = talk(network.add_host("client", ip="192.0.2.1", latency=0.01))
-        client.host.link.jitter = 0.1
+        client.host.link.jitter, client.host.link.bandwidth = 0.1, bandwidth
         network.add_host("server", ip=SERVER_IP).run(lambda rng: Eager(), tcp_ports=[80])
         client.give(lambda talker, now: talker.dial(1, SERVER_IP))
         network.run_for(1)

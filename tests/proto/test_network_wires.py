@@ -261,7 +261,7 @@ def test_parts_show_themselves() -> None:
     program = talk(network.add_host("near", ip="192.0.2.1"))
     assert repr(program.host) == "Host('near', ['192.0.2.1'])"
     assert repr(program.host.attachments[0]) == "Attachment(192.0.2.1 in internet)"
-    assert repr(network.internet) == "Segment('internet', None)"
+    assert repr(network.internet) == "Segment('internet')"
 
 
 def test_a_stopped_program_is_told_nothing() -> None:

@@ -9,10 +9,16 @@ import pytest
 from iroh_proto.address import DerpAddress, UdpAddress
 from iroh_proto.box import SharedBox
 from iroh_proto.disco.message import Ping, seal_envelope
-from iroh_proto.disco.pinger import CallMeMaybeReceived, PingReceived, PongReceived
+from iroh_proto.disco.pinger import (
+    PING_TIMEOUT,
+    CallMeMaybeReceived,
+    PingReceived,
+    PongReceived,
+)
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
-from iroh_proto.paths import node_map
+from iroh_proto.paths import challenges, node_map
+from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import ADDRESSES_FRESH_TIME, HEARTBEAT_INTERVAL, PathFinder
 from iroh_proto.paths.select import TRUST_TIME
 from tests.proto.path_world import DERP_LATENCY, UDP_LATENCY, URL, Packet, World
@@ -381,3 +387,71 @@ def test_after_close_nothing_is_due() -> None:
     alice.send(bob)
     alice.finder.close(now=world.now)
     assert alice.finder.get_timer() is None
+
+
+def quic_peer(world: World) -> tuple[PathFinder, SecretKey]:
+    """Return a node that a peer without disco has just shaken hands with, from ``NOWHERE``."""
+    alice, _ = world.pair()
+    peer = SecretKey.generate(random.Random("without disco"))
+    alice.finder.adopt(NOWHERE, peer.public, "quic", now=world.now)
+    return alice.finder, peer
+
+
+def challenges_of(finder: PathFinder) -> list[ChallengeRequested]:
+    events = iter(finder.next_event, None)
+    return [event for event in events if isinstance(event, ChallengeRequested)]
+
+
+def test_an_answered_challenge_proves_a_path_and_one_that_expired_does_not() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    (challenge,) = challenges_of(finder)
+    assert (challenge.node_id, challenge.addr) == (peer.public, NOWHERE)
+    finder.complete_challenge(challenge.request_id, now=world.now + 0.1)
+    assert finder.path_info(peer.public).kind == "direct"
+    assert finder.stats.challenges_answered == 1
+
+    finder, peer = quic_peer(World())
+    (challenge,) = challenges_of(finder)
+    late = world.now + PING_TIMEOUT
+    finder.handle_timer(now=late)
+    finder.complete_challenge(challenge.request_id, now=late)
+    assert finder.path_info(peer.public).latency is None
+    assert finder.stats.challenges_answered == 0
+
+
+def test_the_answer_of_a_peer_that_was_forgotten_means_nothing() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    (challenge,) = challenges_of(finder)
+    finder.forget(peer.public, now=world.now)
+    finder.complete_challenge(challenge.request_id, now=world.now)
+    assert finder.path_info(peer.public).kind == "none"
+    assert finder.stats.challenges_answered == 0
+    with pytest.raises(LocalProtocolError, match="no request"):
+        finder.complete_challenge(challenge.request_id + 1, now=world.now)
+
+
+def test_challenges_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(challenges, "CHALLENGES_LIMIT", 1)
+    world = World()
+    finder, _ = quic_peer(world)
+    other = SecretKey.generate(random.Random("another without disco"))
+    finder.adopt(UdpAddress("192.0.2.201", 9), other.public, "quic", now=world.now)
+    assert len(challenges_of(finder)) == 1
+    assert finder.stats.challenges_sent == 1
+
+
+def test_it_says_where_a_peer_answered_of_late() -> None:
+    world = World()
+    alice, bob = world.pair()
+    assert not alice.finder.has_ponged(bob.id, bob.addr)
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    assert not alice.finder.has_ponged(bob.id, bob.addr)
+    world.run(1.0)
+    assert alice.finder.has_ponged(bob.id, bob.addr)
+    assert not alice.finder.has_ponged(bob.id, NOWHERE)
+    world.drop = no_udp
+    world.run(TRUST_TIME)
+    assert not alice.finder.has_ponged(bob.id, bob.addr)

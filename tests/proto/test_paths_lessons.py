@@ -357,3 +357,15 @@ def test_pongs_are_announced_with_where_they_came_from() -> None:
     world.run(0.1)
     pongs = [event for _, event in alice.events if isinstance(event, PongReceived)]
     assert {pong.addr for pong in pongs} == {bob.addr, DerpAddress(URL, bob.id)}
+
+
+@pytest.mark.parametrize(("answered_at", "counts"), [(4.99, True), (PING_TIMEOUT, False)])
+def test_an_answer_to_a_challenge_is_late_from_its_deadline_on(
+    answered_at: float, counts: bool
+) -> None:
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    finder.set_reachability(ipv4_socket=True, ipv6_socket=False, ipv6_works=False, now=0.0)
+    finder.adopt(FIRST, PEER, "quic", now=0.0)
+    finder.complete_challenge(1, now=answered_at)
+    assert (finder.node_at(FIRST, now=answered_at) == PEER) is counts
+    assert finder.stats.challenges_answered == counts

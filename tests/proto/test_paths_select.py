@@ -226,6 +226,17 @@ def test_a_best_address_that_can_no_longer_be_sent_to_is_dropped() -> None:
     assert paths.chosen is None
 
 
+def test_a_call_me_maybe_takes_back_what_was_proven_of_addresses_it_does_not_name() -> None:
+    paths = make_paths(FIRST, SECOND)
+    paths.take_pong(FIRST, FIRST, 0.1, 0.0)
+    paths.take_pong(SECOND, SECOND, 0.1, 0.0)
+    assert paths.take_call_me_maybe([FIRST], 1.0)
+    assert paths.paths[FIRST].pong is not None
+    assert paths.paths[SECOND].pong is None
+    assert not paths.take_call_me_maybe([SECOND], 2.0)
+    assert not paths.is_proven(2.0)
+
+
 # Limits
 
 
@@ -238,6 +249,16 @@ def test_paths_of_a_peer_are_bounded_and_the_useful_ones_stay() -> None:
     assert len(paths.paths) == PATHS_LIMIT
     assert {FIRST, SECOND} <= set(paths.paths)
     assert UdpAddress("198.51.100.1", 999) in paths.paths
+
+
+def test_addresses_that_only_pings_speak_for_push_out_no_other() -> None:
+    paths = make_paths(FIRST)
+    paths.take_call_me_maybe([FIRST], 0.0)
+    for port in range(1, 1000):
+        path = paths.add(UdpAddress("198.51.100.1", port), float(port))
+        assert path is not None
+        path.note_ping(port.to_bytes(12, "big"), float(port))
+    assert FIRST in paths.paths
 
 
 def test_long_dead_paths_are_pruned_the_never_alive_first_then_the_oldest() -> None:

@@ -18,7 +18,11 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {name_of(path): path for path in sorted((ROOT / "iroh_proto").rglob("*.py"))}
+SOURCES = {
+    name_of(path): path
+    for folder in ("iroh_proto", "iroh_anyio/testing")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
 PROMISING = [name for name, path in SOURCES.items() if "\n__all__ = " in path.read_text()]
 
 

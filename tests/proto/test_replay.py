@@ -25,7 +25,7 @@ from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.state import NodeState
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.merging import merge
-from iroh_proto.testing.nat import PORT_RESTRICTED, SYMMETRIC
+from iroh_proto.testing.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.network import Host, Network, Program
 from iroh_proto.testing.replay import replay
@@ -65,6 +65,13 @@ def test_a_run_can_be_repeated_with_every_program_in_it() -> None:
     assert set(result.inputs) == PROGRAMS
     assert min(result.inputs.values()) > 3
     assert min(result.outputs.values()) > 3
+
+
+def test_what_comes_of_a_payload_is_taken_out_at_once() -> None:
+    pair = NatPair(SYMMETRIC, FULL_CONE, seed=0, recorded=True)
+    pair.run()
+    assert pair.timeline is not None
+    assert replay(pair.timeline.lines()).difference is None
 
 
 def test_a_run_that_stays_relayed_can_be_repeated() -> None:
@@ -157,10 +164,19 @@ def test_what_was_not_recorded_is_found_before_time_goes_on(kind: str) -> None:
         if f'"kind": "{kind}"' in line and json.loads(line)["at"] in PROGRAMS
     )
     lost = json.loads(lines.pop(place))
+    later = (
+        place
+        for place, line in enumerate(lines)
+        if (entry := json.loads(line)).get("at") == lost["at"]
+        and entry["time"] > lost["time"]
+        and entry["kind"] in ("CommandGiven", "TimerHandled", "DatagramsReceived")
+    )
     difference = replay(lines).difference
     assert difference is not None
     assert difference.program == lost["at"]
-    assert difference.line > place
+    assert place < difference.line <= next(later) + 1
+    if kind == "PathChanged":
+        assert "PathChanged" in difference.repeated
 
 
 def test_what_is_missing_at_the_end_is_found() -> None:

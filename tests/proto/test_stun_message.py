@@ -34,6 +34,7 @@ from iroh_proto.stun.message import (
     verify_fingerprint,
     verify_integrity,
 )
+from iroh_proto.testing.strategies import stun_messages, transaction_ids, udp_addresses
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 STUN: dict[str, Any] = json.loads((VECTORS / "stun.json").read_text())
@@ -42,17 +43,6 @@ RFC_5769 = {case["name"]: case for case in STUN["rfc5769"]}
 REJECTED = {case["name"]: case for case in STUN["reject"]}
 TRANSACTION_ID = bytes(range(1, 13))
 USERNAME, REALM, NONCE = 0x0006, 0x0014, 0x0015
-
-transaction_ids = st.binary(min_size=12, max_size=12)
-udp_addresses = st.builds(
-    UdpAddress.of, st.ip_addresses(), st.integers(min_value=0, max_value=65535)
-)
-messages = st.builds(
-    StunMessage,
-    st.integers(min_value=0, max_value=0x3FFF),
-    transaction_ids,
-    st.lists(st.tuples(st.integers(min_value=0, max_value=0xFFFF), st.binary(max_size=40))),
-)
 
 
 def packet_of(case: dict[str, Any]) -> bytes:
@@ -253,7 +243,7 @@ def test_messages_show_their_types_and_compare_by_value() -> None:
     assert message != "a message"
 
 
-@given(messages, st.booleans(), st.binary(max_size=9))
+@given(stun_messages(), st.booleans(), st.binary(max_size=9))
 def test_messages_decode_to_what_was_encoded(
     message: StunMessage, fingerprint: bool, garbage: bytes
 ) -> None:
@@ -266,14 +256,14 @@ def test_messages_decode_to_what_was_encoded(
     assert decoded == message
 
 
-@given(transaction_ids, udp_addresses)
+@given(transaction_ids(), udp_addresses())
 def test_addresses_survive_the_mask(transaction_id: bytes, addr: UdpAddress) -> None:
     packet = encode_binding_response(transaction_id, addr)
     assert len(packet) == (44 if addr.is_ipv6 else 32)
     assert decode_binding_response(packet) == (transaction_id, addr)
 
 
-@given(transaction_ids, st.none() | st.text(max_size=40))
+@given(transaction_ids(), st.none() | st.text(max_size=40))
 def test_every_request_built_is_accepted(transaction_id: bytes, software: str | None) -> None:
     packet = encode_binding_request(transaction_id, software=software)
     assert decode_binding_request(packet) == transaction_id

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.address import DerpUrl, NodeAddr, UdpAddress
+from iroh_proto.address import DerpUrl, NodeAddr
 from iroh_proto.errors import DecodeError, LocalProtocolError
-from iroh_proto.key import NodeId, SecretKey, decode_base32, encode_base32
+from iroh_proto.key import NodeId, decode_base32, encode_base32
 from iroh_proto.node_record import CustomAddress, NodeRecord, RecordForm
+from iroh_proto.testing.strategies import node_addrs, ticket_forms
 from iroh_proto.ticket import (
     BlobFormat,
     BlobTicket,
@@ -129,81 +130,7 @@ def test_the_golden_document_ticket_of_0_6() -> None:
     assert parse_ticket(ticket.to_str(Generation.V0_9)) == (ticket, (Generation.V0_9,))
 
 
-node_ids = st.binary(min_size=32, max_size=32).map(lambda seed: SecretKey(seed).public)
-udp_addresses = st.builds(UdpAddress.of, st.ip_addresses(), st.integers(0, 65535))
-derp_urls = st.builds(
-    DerpUrl.from_str,
-    st.from_regex(r"\Ahttps?://([a-z]{1,5}(\.[a-z]{1,5}){0,2}|10\.0\.0\.[1-9])(:[1-9][0-9])?/\Z"),
-)
-node_addrs = st.builds(
-    NodeAddr,
-    node_ids,
-    derp_url=st.none() | derp_urls,
-    direct_addresses=st.lists(udp_addresses, max_size=4),
-)
-regions = st.none() | st.integers(0, 65535)
-hashes = st.binary(min_size=32, max_size=32)
-
-
-def in_region_form(addr: NodeAddr, region: int | None) -> NodeRecord:
-    return NodeRecord(
-        NodeAddr(addr.node_id, direct_addresses=addr.direct_addresses), derp_region=region
-    )
-
-
-region_records = st.builds(in_region_form, node_addrs, regions)
-url_records = st.builds(NodeRecord, node_addrs)
-
-
-@st.composite
-def set_records(draw: st.DrawFn) -> NodeRecord:
-    """Records that only the newest form can hold; its URLs come sorted from the wire."""
-    addr = draw(node_addrs)
-    urls = sorted(draw(st.sets(derp_urls, max_size=3)), key=str)
-    custom = draw(st.sets(st.builds(CustomAddress, st.integers(0, 2**64 - 1), st.binary())))
-    return NodeRecord(
-        NodeAddr(
-            addr.node_id,
-            derp_url=urls[0] if urls else None,
-            direct_addresses=addr.direct_addresses,
-        ),
-        more_derp_urls=tuple(urls[1:]),
-        custom_addresses=tuple(sorted(custom)),
-    )
-
-
-blob_formats = st.sampled_from(BlobFormat)
-tokens = st.none() | st.binary(max_size=40)
-accesses = st.sampled_from(DocAccess)
-
-
-def blob_tickets(nodes: st.SearchStrategy[NodeRecord], token: bool) -> st.SearchStrategy[Ticket]:
-    return st.builds(BlobTicket, nodes, hashes, blob_formats, tokens if token else st.none())
-
-
-def doc_tickets(
-    nodes: st.SearchStrategy[NodeRecord], access: st.SearchStrategy[DocAccess | None]
-) -> st.SearchStrategy[Ticket]:
-    lists = st.lists(nodes, min_size=1, max_size=3).map(tuple)
-    return st.builds(DocTicket, hashes, access, lists)
-
-
-def has_direct_addresses(node: NodeRecord) -> bool:
-    return bool(node.node_addr.direct_addresses)
-
-
-EVERY_FORM: list[tuple[Generation, st.SearchStrategy[Ticket]]] = [
-    (Generation.V0_94, st.builds(NodeTicket, set_records())),
-    (Generation.V0_12, st.builds(NodeTicket, url_records)),
-    (Generation.V0_12, blob_tickets(url_records, token=False)),
-    (Generation.V0_10, blob_tickets(region_records.filter(lambda node: not node.is_empty), True)),
-    (Generation.V0_9, blob_tickets(region_records.filter(lambda node: not node.is_empty), True)),
-    (Generation.V0_6, blob_tickets(region_records.filter(has_direct_addresses), token=True)),
-    (Generation.V0_12, doc_tickets(url_records, accesses)),
-    (Generation.V0_10, doc_tickets(region_records, accesses)),
-    (Generation.V0_9, doc_tickets(region_records, st.none())),
-    (Generation.V0_6, doc_tickets(region_records, st.none())),
-]
+EVERY_FORM = ticket_forms()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +151,7 @@ def test_every_ticket_survives_in_every_form(
     assert parsed.ticket.to_str(generation) == text
 
 
-@given(node_addrs)
+@given(node_addrs())
 def test_an_address_survives_in_node_and_endpoint_tickets(addr: NodeAddr) -> None:
     ticket = NodeTicket(addr)
     assert NodeTicket.from_str(str(ticket)).node_addr == addr

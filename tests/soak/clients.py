@@ -29,7 +29,11 @@ READ_SIZE = 65_536
 BURST = 8
 SIGN_OF_LIFE = b"are you?"
 FLOOD_TIME = 3.0  # seconds
-FRAMED_WAYS = [way for way, (_, _, form) in WAYS.items() if form == "framed"]
+PAUSES = (0.5, 6.0)  # seconds between two bursts of one pair
+# A v3 client on the old path has to speak within the moment that the server listens for it, which
+# clients in this one process cannot promise.
+SOAKED_WAYS = [way for way in WAYS if way != "v3 on the old path"]
+FRAMED_WAYS = [way for way in SOAKED_WAYS if WAYS[way][2] == "framed"]
 
 
 class Broken(AssertionError):
@@ -126,6 +130,11 @@ class Client(Link):
                     self.peer.frames.remove(frame)
                     await self.send(self.peer.codec.encode(Pong(frame.data)))
 
+    async def be_idle(self, seconds: float) -> None:
+        """Do nothing but answer pings."""
+        with anyio.move_on_after(seconds):
+            await self.until(lambda: False, seconds + PATIENCE)
+
     async def send_datagrams(self, dst: NodeId, datagrams: list[bytes]) -> None:
         for payload in pack_datagrams(datagrams):
             await self.send(self.peer.packet_to(dst, payload))
@@ -156,14 +165,14 @@ class Crowd:
         return SecretKey(self._last_key.to_bytes(32, "big"))
 
     def any_way(self) -> str:
-        return self.rng.choice(list(WAYS))
+        return self.rng.choice(SOAKED_WAYS)
 
     async def correct_pair(self) -> None:
         """Two clients of any dialects talk for a while: everything arrives, in order, once."""
         pair = [await Client.join(self.port, self.any_way(), self.new_key())]
         try:
             pair.append(await Client.join(self.port, self.any_way(), self.new_key()))
-            for turn in range(self.rng.randrange(3, 12)):
+            for turn in range(self.rng.randrange(2, 9)):
                 sender, receiver = self.rng.sample(pair, 2)
                 datagrams = [
                     struct.pack(">II", turn, number) + bytes(self.rng.randrange(1200))
@@ -178,7 +187,10 @@ class Crowd:
                     raise Broken("datagrams were lost, changed, or out of order")
                 receiver.peer.frames.clear()
                 self.delivered += BURST
-                await anyio.sleep(self.rng.uniform(0.0, 1.5))
+                async with anyio.create_task_group() as tasks:
+                    pause = self.rng.uniform(*PAUSES)
+                    for client in pair:
+                        tasks.start_soon(client.be_idle, pause)
         finally:
             for client in pair:
                 client.close(abruptly=self.rng.random() < 0.5)

@@ -97,16 +97,18 @@ class Soak:
     async def run(self, progress: Progress) -> None:
         """Let the crowd come, twice."""
         bar = progress.add_task("soaking", total=self._seconds)
-        sizes = []
+        sizes, done = [], 0.0
         for part in (WARM_UP, 1 - WARM_UP):
-            end = time.monotonic() + part * self._seconds
+            began = time.monotonic()
+            end = began + part * self._seconds
             async with anyio.create_task_group() as tasks:
                 for _ in range(self._clients // 2):  # most roles are played by two
                     tasks.start_soon(self._come_and_go, end)
                 while time.monotonic() < end:
                     await anyio.sleep(0.5)
-                    progress.advance(bar, 0.5)
+                    progress.update(bar, completed=done + time.monotonic() - began)
                     self.peak = max(self.peak, self._server.memory())
+            done += part * self._seconds
             sizes.append(await self._size_when_empty())
         self.memory = tuple(sizes)
         if sizes[1] > GROWTH_FACTOR * sizes[0] + GROWTH_BYTES:
@@ -114,7 +116,7 @@ class Soak:
 
     async def _come_and_go(self, end: float) -> None:
         rng = self.crowd.rng
-        await anyio.sleep(rng.uniform(0.0, min(5.0, self._seconds * WARM_UP / 2)))
+        await anyio.sleep(rng.uniform(0.0, self._seconds * WARM_UP / 2))
         while time.monotonic() < end:
             (role,) = rng.choices(list(self._roles), list(self._roles.values()))
             name = role.__name__
@@ -145,6 +147,7 @@ def summary(soak: Soak, last: dict[str, Any]) -> dict[str, Any]:
         "datagrams": soak.crowd.delivered,
         "memory": [*soak.memory, soak.peak],
         "counts": last["counts"],
+        "ends": last["ends"],
         "problems": problems,
     }
 

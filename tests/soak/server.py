@@ -7,31 +7,39 @@ import gc
 import json
 import logging
 import sys
+from collections import Counter
 
 import anyio
 
 from iroh_anyio.derper import Derper
 from iroh_proto.derp.rate import RateLimit
+from iroh_proto.derp.relay_events import ClientDisconnected
 
 BURST_BYTES = 200_000
 RATE_LIMIT = RateLimit(bytes_per_second=500_000, burst_bytes=BURST_BYTES)
 
 
-class Problems(logging.Handler):
-    """Keeps what is logged as an error or worse."""
+class Log(logging.Handler):
+    """Keeps what is logged as an error or worse, and why clients went."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.messages: list[str] = []
+        super().__init__()
+        self.problems: list[str] = []
+        self.ends: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        event = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if record.levelno >= logging.ERROR:
+            self.problems.append(record.getMessage())
+        elif isinstance(event, ClientDisconnected):
+            self.ends[str(event.error)] += 1
 
 
 async def serve(max_connections: int) -> None:
     """Serve until standard input ends; a line on it asks for a collection of garbage."""
-    problems = Problems()
-    logging.getLogger().addHandler(problems)
+    log = Log()
+    logging.getLogger().addHandler(log)
+    logging.getLogger("iroh_anyio.derper").setLevel(logging.DEBUG)
     async with await Derper.bind(port=0, stun_port=None, max_connections=max_connections) as derper:
         derper.machine.set_rate_limit(RATE_LIMIT, now=anyio.current_time())
         print(derper.port, flush=True)
@@ -40,7 +48,8 @@ async def serve(max_connections: int) -> None:
             print(json.dumps({"connections": derper.connections}), flush=True)
         stats = derper.machine.stats
     counts = dataclasses.asdict(stats)
-    print(json.dumps({"counts": counts, "problems": problems.messages}), flush=True)
+    outcome = {"counts": counts, "problems": log.problems, "ends": log.ends}
+    print(json.dumps(outcome), flush=True)
 
 
 if __name__ == "__main__":

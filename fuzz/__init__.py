@@ -1,0 +1,1 @@
+"""Fuzzing of every decoder and every machine: see README.md."""
