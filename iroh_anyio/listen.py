@@ -140,18 +140,22 @@ class TcpAcceptor(TcpPort):
         self.adopt(self._last_id, accepted, handshakes=self._ssl_context is not None)
 
 
-def listen(ips: Sequence[str], port: int) -> list[socket.socket]:
+def listen(ips: Sequence[str], port: int, *, shares_port: bool = False) -> list[socket.socket]:
     """Listen on one port of some addresses. If the first takes any free port, so do the others.
 
     That an IPv6 address beside others cannot be had is tolerated.
 
+    :param shares_port: whether others of the same user may listen on it as well, and the kernel
+        gives each of them a part of the connections (``SO_REUSEPORT``).
     :raises OSError: if another address cannot be had.
     """
     listeners: list[socket.socket] = []
     for ip in ips:
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         try:
-            listener = socket.create_server((ip, port), family=family, backlog=LISTEN_BACKLOG)
+            listener = socket.create_server(
+                (ip, port), family=family, backlog=LISTEN_BACKLOG, reuse_port=shares_port
+            )
         except OSError as error:
             if listeners and family == socket.AF_INET6:
                 logger.info("going on without TCP %s: %s", ip, error)

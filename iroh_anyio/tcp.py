@@ -122,7 +122,7 @@ class TcpPort:
 
     async def wait_empty(self) -> None:
         """Wait until no connection is left."""
-        while self._connections:
+        while len(self):
             await self._emptied.wait()
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class TcpPort:
         self.closing.end(connection)
         if broken:
             self._broken.append(connection.tcp_id)
-        if not self._connections:
+        if not len(self):
             self._emptied.set()
             self._emptied = anyio.Event()
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -16,9 +16,9 @@ import click
 
 from iroh_anyio.cli.common import say, verbose_option
 from iroh_anyio.cli.running import exit_code, run
-from iroh_anyio.derper import Derper, DerperConfig, load_config
+from iroh_anyio.derper import Derper, DerperConfig, DerperPool, load_config
 from iroh_anyio.derper.certificates import Certificate, CertificateError
-from iroh_anyio.derper.config import DEV_PORT
+from iroh_anyio.derper.config import DEV_PORT, WORKERS_IN_MESH, WORKERS_LIMIT
 from iroh_anyio.derper.server import check_libraries
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import DecodeError, UdpAddress
@@ -61,6 +61,12 @@ def _parse_host(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="With --dev: the UDP port of STUN, 3478 unless given. If it is taken, the server runs "
     "without STUN.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_LIMIT),
+    help="Processes that serve clients on one port, each on a core of its own; 1 unless FILE "
+    "says another number.",
+)
 @verbose_option
 def derper(
     path: Path | None,
@@ -69,6 +75,7 @@ def derper(
     host: str | None,
     port: int | None,
     stun_port: int | None,
+    workers: int | None,
 ) -> None:
     """Run a DERP server with STUN. Port 0 takes any free one.
 
@@ -82,9 +89,12 @@ def derper(
     if path is not None and (host, port, stun_port) != (None, None, None):
         raise click.UsageError("--host, --port and --stun-port stand in the file")
     if path is None:
-        run(lambda: _serve_dev(host or DEV_HOST, _or(port, DEV_PORT), _or(stun_port, STUN_PORT)))
+        config = DerperConfig.for_development(
+            host or DEV_HOST, _or(port, DEV_PORT), _or(stun_port, STUN_PORT)
+        )
+        run(lambda: _serve_dev(replace(config, workers=_or(workers, 1))))
         return
-    source = _Source(path, dev)
+    source = _Source(path, dev, workers)
     config = source.load()
     if check_config:
         _check(config)
@@ -99,6 +109,7 @@ class _Source:
 
     path: Path
     dev: bool
+    workers: int | None
 
     def load(self) -> DerperConfig:
         """Read them, and say what in them has no effect.
@@ -111,7 +122,11 @@ class _Source:
             raise click.ClickException(str(error)) from None
         for notice in config.notices:
             say(f"warning: {self.path}: {notice}")
-        return config
+        if self.workers is None:
+            return config
+        if self.workers > 1 and config.mesh_key is not None:
+            raise click.UsageError(f"--workers: {WORKERS_IN_MESH}")
+        return replace(config, workers=self.workers)
 
 
 def _check(config: DerperConfig) -> None:
@@ -123,9 +138,13 @@ def _check(config: DerperConfig) -> None:
         raise click.ClickException(str(error)) from None
 
 
-async def _serve_dev(host: str, port: int, stun_port: int) -> None:
+async def _open(config: DerperConfig) -> Derper | DerperPool:
+    return await (Derper if config.workers == 1 else DerperPool).open(config)
+
+
+async def _serve_dev(config: DerperConfig) -> None:
     try:
-        server = await Derper.bind(host=host, port=port, stun_port=stun_port)
+        server = await _open(config)
     except OSError as error:
         raise _explained(error, "give another --port") from None
     async with server:
@@ -136,7 +155,7 @@ async def _serve_dev(host: str, port: int, stun_port: int) -> None:
 async def _serve(source: _Source, config: DerperConfig) -> bool:
     """Serve until SIGTERM."""
     try:
-        server = await Derper.open(config)
+        server = await _open(config)
     except OSError as error:
         raise _explained(error, f"change it in {source.path}") from None
     except (ModuleNotFoundError, CertificateError) as error:
@@ -158,12 +177,12 @@ async def _serve(source: _Source, config: DerperConfig) -> bool:
     return True
 
 
-async def _drain(server: Derper, scope: anyio.CancelScope) -> None:
+async def _drain(server: Derper | DerperPool, scope: anyio.CancelScope) -> None:
     await server.drain()
     scope.cancel()
 
 
-def _reload(server: Derper, source: _Source) -> None:
+def _reload(server: Derper | DerperPool, source: _Source) -> None:
     try:
         waiting = server.reload(source.load())
     except (click.ClickException, ModuleNotFoundError) as error:
@@ -175,7 +194,7 @@ def _reload(server: Derper, source: _Source) -> None:
         say(f"warning: these hold after a restart: {', '.join(waiting)}")
 
 
-def _tell_ports(server: Derper) -> None:
+def _tell_ports(server: Derper | DerperPool) -> None:
     listening = {
         "url": server.url,
         "port": server.port,

@@ -26,6 +26,11 @@ DEV_PORT = 3340
 MAX_CONNECTIONS = 4_096
 """TCP connections served at once. The usual limit of file descriptors is 1,024 to 65,536."""
 
+WORKERS_LIMIT = 64
+"""Processes of one server. Each has two connections to each other one."""
+
+WORKERS_IN_MESH = "1 with derper.mesh: other servers would see the clients of one worker alone"
+
 DRAIN_TIME = 2.0
 """Seconds that clients have to leave after they were told that the server goes away."""
 
@@ -61,6 +66,7 @@ class DerperConfig:
     :ivar access: who may relay.
     :ivar secret_key: the identity that v2 clients see; ``None`` for a new one.
     :ivar max_connections: TCP connections served at once.
+    :ivar workers: processes that serve clients, each on a core of its own.
     :ivar drain_time: seconds that clients have to leave when the server ends.
     :ivar listen_dialect: which clients to expect where a request does not tell, ``"v2"`` or
         ``"v3"``; ``None`` waits a moment to see.
@@ -80,6 +86,7 @@ class DerperConfig:
     access: AccessRule = field(default_factory=Everyone)
     secret_key: SecretKey | None = None
     max_connections: int = MAX_CONNECTIONS
+    workers: int = 1
     drain_time: float = DRAIN_TIME
     listen_dialect: str | None = None
     mesh_key: MeshKey | None = None

@@ -39,6 +39,8 @@ from iroh_anyio.derper.config import (
     HTTPS_PORT,
     MAX_CONNECTIONS,
     METRICS_PORT,
+    WORKERS_IN_MESH,
+    WORKERS_LIMIT,
     DerperConfig,
     TlsConfig,
 )
@@ -149,6 +151,7 @@ class _Reader:
             max_connections=_or(
                 own.integer("max_connections", least=1, most=CONNECTIONS_LIMIT), MAX_CONNECTIONS
             ),
+            workers=self._read_workers(own),
             drain_time=_or(own.number("drain_time", above=0, most=DRAIN_LIMIT), DRAIN_TIME),
             listen_dialect=own.choice("listen_dialect", LISTEN_DIALECTS),
             mesh_key=mesh_key,
@@ -252,6 +255,12 @@ class _Reader:
         token = table.secret("bearer_token")
         table.finish()
         return HttpCallout(url, self._environ.get(BEARER_TOKEN_VARIABLE) or token)
+
+    def _read_workers(self, own: TomlTable) -> int:
+        workers = _or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1)
+        if workers > 1 and "mesh" in own:
+            raise own.error("workers", WORKERS_IN_MESH)
+        return workers
 
     def _read_mesh(self, own: TomlTable) -> tuple[MeshKey | None, tuple[MeshServer, ...]]:
         table = own.table("mesh")

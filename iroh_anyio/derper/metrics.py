@@ -9,10 +9,11 @@ Source: iroh v1.0.3 ``iroh-relay/src/server/metrics.rs``, v0.35.0 for those of S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from iroh_anyio.derper.extra import import_extra
 from iroh_anyio.quic.qad_server import QadServerStats
@@ -22,12 +23,14 @@ from iroh_proto.derp.upgrade import HttpRequest
 from iroh_proto.stun.server import StunServerStats
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from prometheus_client.core import Metric
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 """What scrapers want to read. iroh-relay says ``text/plain``, which newer ones refuse."""
 
 _Values = dict[str, tuple[str, float]]
+_CountsT = TypeVar("_CountsT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,11 @@ class DerperCounts:
     disconnects: int = 0
     refused: int = 0
     certificate_expires: float | None = None
+
+
+def sum_counts(counts: Sequence[DerperCounts]) -> DerperCounts:
+    """Return what several servers have counted together, of which one has each of the services."""
+    return functools.reduce(_sum, counts)
 
 
 class DerperMetrics:
@@ -85,6 +93,18 @@ class DerperMetrics:
             gauge = self._core.GaugeMetricFamily(name, text)
             gauge.add_metric([], value)
             yield gauge
+
+
+def _sum(one: _CountsT, other: _CountsT) -> _CountsT:
+    """Add up what stands under each name; what only one has stays as it is."""
+    totals: dict[str, object] = {}
+    for field in fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if left is None or right is None:
+            totals[field.name] = right if left is None else left
+        else:
+            totals[field.name] = _sum(left, right) if is_dataclass(left) else left + right
+    return replace(one, **totals)
 
 
 def _counters(counts: DerperCounts) -> _Values:

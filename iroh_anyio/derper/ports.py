@@ -20,7 +20,7 @@ logger = logging.getLogger("iroh_anyio.derper")
 class DerperSockets:
     """What a server listens on; all but ``main`` may be empty.
 
-    :ivar main: where clients come to.
+    :ivar main: where clients come to. Those that were taken to be shared do not listen.
     :ivar plain: HTTP beside HTTPS.
     """
 
@@ -30,15 +30,18 @@ class DerperSockets:
     stun: Sequence[UdpSocket]
 
 
-def open_sockets(config: DerperConfig, https: UdpAddress | None) -> DerperSockets:
+def open_sockets(
+    config: DerperConfig, https: UdpAddress | None, *, shares_main: bool = False
+) -> DerperSockets:
     """Take all ports, or none.
 
     :param https: where clients come to, instead of plain HTTP.
+    :param shares_main: whether several processes will listen where clients come to.
     :raises OSError: if one cannot be had.
     """
     http = config.http_bind_addr
     with ExitStack() as opened:
-        main = _listen(opened, https or http)
+        main = _listen(opened, https or http, shares_port=shares_main)
         plain = _listen(opened, None if https is None else http)
         metrics = _listen(opened, config.metrics_bind_addr)
         stun = _bind_stun(opened, config)
@@ -46,13 +49,42 @@ def open_sockets(config: DerperConfig, https: UdpAddress | None) -> DerperSocket
     return DerperSockets(main=main, plain=plain, metrics=metrics, stun=stun)
 
 
-def _listen(opened: ExitStack, address: UdpAddress | None) -> list[socket.socket]:
+def _listen(
+    opened: ExitStack, address: UdpAddress | None, *, shares_port: bool = False
+) -> list[socket.socket]:
     if address is None:
         return []
     listeners = listen(_ips(address), address.port)
     for listener in listeners:
         opened.callback(listener.close)
-    return listeners
+    if not shares_port:
+        return listeners
+    holders = []
+    for listener in listeners:
+        holders.append(_hold(listener))
+        opened.callback(holders[-1].close)
+    return holders
+
+
+def _hold(listener: socket.socket) -> socket.socket:
+    """Take the place of a socket by one that does not listen, and has the port to be shared.
+
+    The kernel gives it no connections. It keeps other users' programs from the port while none of
+    the processes that share it listens. That ``listener`` got the port shows that nobody listens.
+    """
+    address = listener.getsockname()
+    listener.close()
+    holder = socket.socket(listener.family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if holder.family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        holder.bind(address)
+    except BaseException:
+        holder.close()
+        raise
+    return holder
 
 
 def _bind_stun(opened: ExitStack, config: DerperConfig) -> list[UdpSocket]:

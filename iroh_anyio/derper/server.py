@@ -13,30 +13,39 @@ from typing import Self
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
-from cryptography import x509
 
 from iroh_anyio.derper.access import AccessControl, HttpCallout
-from iroh_anyio.derper.certificates import Certificate, CertificateError
+from iroh_anyio.derper.certificates import Certificate
 from iroh_anyio.derper.config import DEV_PORT, MAX_CONNECTIONS, DerperConfig
 from iroh_anyio.derper.extra import import_extra
-from iroh_anyio.derper.metrics import DerperCounts, DerperMetrics
-from iroh_anyio.derper.page_port import PagePort
+from iroh_anyio.derper.metrics import DerperCounts
+from iroh_anyio.derper.peer_port import PeerPort
+from iroh_anyio.derper.peers import RETRY_INTERVAL, Peers
 from iroh_anyio.derper.ports import DerperSockets, open_sockets
-from iroh_anyio.derper.qad import QadListener, load_certificates
-from iroh_anyio.driver import Driver, UdpPort
+from iroh_anyio.derper.side_services import Opened, SideServices
+from iroh_anyio.driver import Driver
 from iroh_anyio.listen import TcpAcceptor
-from iroh_anyio.quic.qad_server import PrivateKey
 from iroh_anyio.service import Service
 from iroh_anyio.tcp import TcpDialer
-from iroh_proto.address import UdpAddress
+from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.map import STUN_PORT
-from iroh_proto.derp.mesh import MeshServerConnected, MeshServerLost
-from iroh_proto.derp.pages import Page, page_for, plain_page_for
+from iroh_proto.derp.mesh import (
+    RETRY_INTERVAL as MESH_RETRY_INTERVAL,
+)
+from iroh_proto.derp.mesh import (
+    MeshServerConnected,
+    MeshServerLost,
+)
+from iroh_proto.derp.pages import page_for
 from iroh_proto.derp.relay import DerpServer
-from iroh_proto.derp.relay_events import AccessRequested, ClientDisconnected, DerpServerEvent
-from iroh_proto.derp.upgrade import HttpRequest
+from iroh_proto.derp.relay_events import (
+    AccessRequested,
+    ClientConnected,
+    ClientDisconnected,
+    DerpServerEvent,
+)
 from iroh_proto.key import SecretKey
-from iroh_proto.stun.server import StunServer, StunServerStats
+from iroh_proto.stun.server import StunServerStats
 
 logger = logging.getLogger("iroh_anyio.derper")
 
@@ -62,60 +71,43 @@ class Derper(Service):
     def __init__(
         self,
         config: DerperConfig,
-        sockets: DerperSockets,
+        opened: Opened,
         *,
-        certificate: Certificate | None,
-        qad: QadListener | None = None,
         ssl_context: Callable[[], ssl.SSLContext] | None,
         asks_access: bool,
         write_timeout: float,
+        peers: Peers | None = None,
     ) -> None:
         super().__init__()
         self._config = config
-        self._certificate = certificate
-        self._qad = qad
-        if certificate is not None and qad is not None:
-            certificate.on_new = self._pass_on_certificate
         self._access = AccessControl(config.access)
         self._disconnects = 0
-        self._machine = DerpServer(
-            secret_key=config.secret_key or SecretKey.generate(),
-            rng=random.SystemRandom(),
-            rate_limit=config.rate_limit,
-            accept_limit=config.accept_limit,
-            asks_access=asks_access,
-            mesh_key=config.mesh_key,
-            mesh_servers=config.mesh_servers if config.enable_relay else (),
-            listen_dialect=config.listen_dialect,
-        )
-        self._stun = StunServer()
-        self._host, self.port = sockets.main[0].getsockname()[:2]
-        self.quic_port = None if qad is None else qad.port
-        self.stun_port = sockets.stun[0].local_address.port if sockets.stun else None
+        self._peers = peers
+        self._machine = _make_machine(config, peers, asks_access=asks_access)
+        main = opened.sockets.main
+        self._host, self.port = main[0].getsockname()[:2]
         self._scheme = "http" if ssl_context is None else "https"
-        self._stun_port = UdpPort(self._stun, sockets.stun)
-        self._stun_driver: Driver[None] = Driver(self._stun, [self._stun_port], _ignore)
-        self._pages: list[PagePort] = []
-        self.plain_port = self._serve_pages(sockets.plain, self._plain_page)
-        self.metrics_port = None
-        if sockets.metrics:
-            metrics = DerperMetrics(self._count)
-            self.metrics_port = self._serve_pages(sockets.metrics, metrics.page_for)
-        main = sockets.main
+        self._sides = SideServices(config, opened, main_port=self.port, count=self.count)
+        self.quic_port = self._sides.quic_port
+        self.stun_port = self._sides.stun_port
+        self.plain_port = self._sides.plain_port
+        self.metrics_port = self._sides.metrics_port
         if not config.enable_relay:
-            self._serve_pages(main, page_for, ssl_context)
+            self._sides.serve_pages(main, page_for, ssl_context)
             main = ()
-        self._acceptor = _MeshAcceptor(
+        self._acceptor = _make_acceptor(
+            config,
             self._machine,
             main,
+            peers,
             ssl_context=ssl_context,
-            max_connections=config.max_connections,
             write_timeout=write_timeout,
         )
         self._driver: Driver[DerpServerEvent] = Driver(
             self._machine, [self._acceptor], self._on_event
         )
         self._driver.handle(AccessRequested, self._on_access_requested)
+        self._driver.handle(ClientConnected, self._on_connected)
         self._driver.handle(ClientDisconnected, self._on_disconnected)
         self._driver.handle(MeshServerConnected, self._on_mesh_server_connected)
         self._driver.handle(MeshServerLost, self._on_mesh_server_lost)
@@ -153,8 +145,7 @@ class Derper(Service):
         )
         return cls(
             config,
-            open_sockets(config, None),
-            certificate=None,
+            Opened(sockets=open_sockets(config, None)),
             ssl_context=None if ssl_context is None else lambda: ssl_context,
             asks_access=False,
             write_timeout=write_timeout,
@@ -170,35 +161,39 @@ class Derper(Service):
         """
         await checkpoint()
         check_libraries(config)
+        return cls._serving(config, await Opened.by(config))
+
+    @classmethod
+    def as_peer(
+        cls, config: DerperConfig, listeners: Sequence[socket.socket], peers: Peers
+    ) -> Self:
+        """Return one of several servers that are one to clients, without services beside it.
+
+        :param listeners: where clients come to.
+        :raises CertificateError: if the certificate cannot be used.
+        """
         tls = config.tls
-        certificate = None
-        https = None if tls is None else tls.https_bind_addr
-        qad = None
-        if tls is not None:
-            certificate = Certificate(tls.certificate_path, tls.key_path)
-            qad = await _bind_qad(certificate, tls.quic_bind_addr)
-        try:
-            sockets = open_sockets(config, https)
-        except BaseException:
-            if qad is not None:
-                await qad.close()
-            raise
+        opened = Opened(
+            sockets=DerperSockets(main=listeners, plain=(), metrics=(), stun=()),
+            certificate=None if tls is None else Certificate(tls.certificate_path, tls.key_path),
+        )
+        return cls._serving(config, opened, peers)
+
+    @classmethod
+    def _serving(cls, config: DerperConfig, opened: Opened, peers: Peers | None = None) -> Self:
         return cls(
             config,
-            sockets,
-            certificate=certificate,
-            qad=qad,
-            ssl_context=None if certificate is None or https is None else certificate.current,
+            opened,
+            ssl_context=opened.main_context(config),
             asks_access=True,
             write_timeout=WRITE_TIMEOUT,
+            peers=peers,
         )
 
     @property
     def url(self) -> str:
         """The URL for clients on this host; others need a name or address of it instead."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"{self._scheme}://{host}:{self.port}"
+        return server_url(self._scheme, self._host, self.port)
 
     @property
     def machine(self) -> DerpServer:
@@ -208,7 +203,7 @@ class Derper(Service):
     @property
     def stun_stats(self) -> StunServerStats:
         """Counts of STUN requests."""
-        return self._stun.stats
+        return self._sides.stun_stats
 
     @property
     def unwritten(self) -> int:
@@ -237,16 +232,14 @@ class Derper(Service):
         """
         check_libraries(config)
         before, now = self._config, self._driver.now()
-        names = [field.name for field in fields(config)]
-        changed = [name for name in names if getattr(config, name) != getattr(before, name)]
+        changed = changed_settings(before, config)
         self._config = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
         self._access.rule = config.access
         if "rate_limit" in changed:
             self._machine.set_rate_limit(config.rate_limit, now=now)
         if "accept_limit" in changed:
             self._machine.set_accept_limit(config.accept_limit, now=now)
-        if self._certificate is not None:
-            self._certificate.reload()
+        self._sides.reload_certificate()
         self._driver.flush()
         return [name for name in changed if name not in RELOADABLE]
 
@@ -266,19 +259,12 @@ class Derper(Service):
     async def close(self) -> None:
         """Stop and let go of the sockets. Bounded, not cancellable, idempotent."""
         await super().close()
-        if self._qad is not None:  # which had tasks only if this was entered
-            await self._qad.close()
+        await self._sides.close()
 
     async def _run(self, *, task_status: TaskStatus[None]) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                if self._qad is not None:
-                    await tasks.start(_run_service, self._qad)
-                if self._certificate is not None:
-                    tasks.start_soon(self._certificate.watch)
-                await tasks.start(self._stun_driver.run)
-                for pages in self._pages:
-                    await tasks.start(pages.run)
+                await self._sides.start(tasks)
                 await tasks.start(self._driver.run)
                 self._machine.start(now=self._driver.now())
                 self._driver.flush()
@@ -289,57 +275,52 @@ class Derper(Service):
 
     async def _stop(self) -> None:
         self._acceptor.stop_listening()
-        for pages in self._pages:
-            pages.stop()
+        self._sides.stop()
         self._machine.close(now=self._driver.now())
         self._driver.flush()
         await self._acceptor.wait_empty()
 
     def _release(self) -> None:
         self._acceptor.close()
-        self._stun_port.close()
-        for pages in self._pages:
-            pages.close()
+        self._sides.release()
 
-    def _pass_on_certificate(self) -> None:
-        assert self._qad is not None
-        assert self._certificate is not None
-        try:
-            self._qad.set_certificates(*_read_for_quic(self._certificate))
-        except CertificateError as error:
-            logger.error("keeping the old certificate for QUIC: %s", error)
+    # Peers
 
-    # Pages
+    def complete_dial(self, tcp_id: int, peer: socket.socket) -> None:
+        """Take a connection that :attr:`Peers.dial` was asked for."""
+        assert isinstance(self._acceptor, PeerPort)
+        self._acceptor.complete_dial(tcp_id, peer)
 
-    def _serve_pages(
-        self,
-        listeners: Sequence[socket.socket],
-        answer: Callable[[HttpRequest], Page],
-        ssl_context: Callable[[], ssl.SSLContext] | None = None,
-    ) -> int | None:
-        if not listeners:
-            return None
-        pages = PagePort(listeners, answer, ssl_context=ssl_context)
-        self._pages.append(pages)
-        return pages.port
+    def accept_peer(self, peer: socket.socket) -> None:
+        """Take a connection that one of the peers asked for."""
+        assert isinstance(self._acceptor, PeerPort)
+        self._acceptor.accept_peer(peer)
 
-    def _plain_page(self, request: HttpRequest) -> Page:
-        tls = self._config.tls
-        hostname = tls.hostnames[0] if tls is not None and tls.hostnames else None
-        return plain_page_for(request, https_port=self.port, hostname=hostname)
+    def _is_peer(self, tcp_id: int) -> bool:
+        return isinstance(self._acceptor, PeerPort) and self._acceptor.is_peer(tcp_id)
 
-    def _count(self) -> DerperCounts:
-        expires = None if self._certificate is None else self._certificate.expires.timestamp()
+    def set_aside(self, key: ClientKey) -> None:
+        """Have the client with a key give way to a newer one at one of the peers."""
+        self._machine.set_aside(key, now=self._driver.now())
+        self._driver.flush()
+
+    def reinstate(self, key: ClientKey) -> None:
+        """Have the latest client with a key get its place again: no peer has a newer one."""
+        self._machine.reinstate(key, now=self._driver.now())
+        self._driver.flush()
+
+    def count(self) -> DerperCounts:
+        """Return everything that it has counted so far."""
         return DerperCounts(
             server=self._machine.stats,
-            stun=self._stun.stats,
-            qad=None if self._qad is None else self._qad.stats,
+            stun=self._sides.stun_stats,
+            qad=self._sides.qad_stats,
             clients=len(self._machine.clients),
             connections=self._acceptor.serving,
             accepted=self._acceptor.served,
             disconnects=self._disconnects,
             refused=self._acceptor.refused,
-            certificate_expires=expires,
+            certificate_expires=self._sides.certificate_expires,
         )
 
     # Events
@@ -347,8 +328,15 @@ class Derper(Service):
     def _on_event(self, event: DerpServerEvent) -> None:
         logger.debug("%s", event)
 
+    def _on_connected(self, event: ClientConnected) -> None:
+        if self._peers is not None and not self._is_peer(event.tcp_id):
+            self._peers.tell(event.node_id, True)
+        logger.debug("%s", event)
+
     def _on_disconnected(self, event: ClientDisconnected) -> None:
         self._disconnects += 1
+        if self._peers is not None and not self._is_peer(event.tcp_id):
+            self._peers.tell(event.node_id, False)
         logger.debug("%s", event)
 
     def _on_mesh_server_connected(self, event: MeshServerConnected) -> None:
@@ -390,27 +378,59 @@ def check_libraries(config: DerperConfig) -> None:
         import_extra("httpx", "access.http")
 
 
-async def _run_service(service: Service, *, task_status: TaskStatus[None]) -> None:
-    async with service:
-        task_status.started()
-        await anyio.sleep_forever()
+def changed_settings(before: DerperConfig, after: DerperConfig) -> list[str]:
+    """Return the names of the settings that differ."""
+    names = [field.name for field in fields(after)]
+    return [name for name in names if getattr(after, name) != getattr(before, name)]
 
 
-async def _bind_qad(certificate: Certificate, address: UdpAddress | None) -> QadListener | None:
-    if address is None:
-        return None
-    certificates, private_key = _read_for_quic(certificate)
-    return await QadListener.bind(
-        certificates=certificates, private_key=private_key, host=address.ip, port=address.port
+def server_url(scheme: str, host: str, port: int) -> str:
+    """Return the URL for clients on this host of a server that is bound to ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{scheme}://{host}:{port}"
+
+
+def _make_machine(config: DerperConfig, peers: Peers | None, *, asks_access: bool) -> DerpServer:
+    mesh_servers = config.mesh_servers if peers is None else peers.servers
+    if not config.enable_relay:
+        mesh_servers = ()
+    return DerpServer(
+        secret_key=config.secret_key or SecretKey.generate(),
+        rng=random.SystemRandom(),
+        rate_limit=config.rate_limit,
+        accept_limit=config.accept_limit,
+        asks_access=asks_access,
+        mesh_key=config.mesh_key if peers is None else peers.mesh_key,
+        mesh_servers=mesh_servers,
+        mesh_secret_key=None if peers is None else peers.secret_key,
+        mesh_retry_interval=MESH_RETRY_INTERVAL if peers is None else RETRY_INTERVAL,
+        listen_dialect=config.listen_dialect,
     )
 
 
-def _read_for_quic(certificate: Certificate) -> tuple[list[x509.Certificate], PrivateKey]:
-    try:
-        return load_certificates(certificate.certificate_path, certificate.key_path)
-    except (OSError, ValueError) as error:
-        raise CertificateError(str(error)) from None
-
-
-def _ignore(event: None) -> None:
-    raise AssertionError("a STUN server has no events")
+def _make_acceptor(
+    config: DerperConfig,
+    machine: DerpServer,
+    listeners: Sequence[socket.socket],
+    peers: Peers | None,
+    *,
+    ssl_context: Callable[[], ssl.SSLContext] | None,
+    write_timeout: float,
+) -> TcpAcceptor:
+    if peers is None:
+        return _MeshAcceptor(
+            machine,
+            listeners,
+            ssl_context=ssl_context,
+            max_connections=config.max_connections,
+            write_timeout=write_timeout,
+        )
+    return PeerPort(
+        machine,
+        listeners,
+        peers,
+        ssl_context=ssl_context,
+        max_connections=config.max_connections,
+        write_timeout=write_timeout,
+    )

@@ -136,6 +136,7 @@ class DerpMesh:
     """The connections to the other servers of a mesh. A link is named by its place in ``servers``.
 
     :param secret_key: that of this server, by which the others know it.
+    :param retry_interval: seconds between attempts to reach a server.
     :raises LocalProtocolError: for a dialect without meshes, or too many servers.
     """
 
@@ -146,6 +147,7 @@ class DerpMesh:
         secret_key: SecretKey,
         mesh_key: MeshKey,
         rng: random.Random,
+        retry_interval: float = RETRY_INTERVAL,
     ) -> None:
         for server in servers:
             if server.dialect not in MESH_DIALECTS:
@@ -156,6 +158,7 @@ class DerpMesh:
         self._own_keys = (secret_key.public, x25519_of(secret_key.public))
         self._mesh_key = mesh_key
         self._rng = rng
+        self._retry_interval = retry_interval
         self._time = LatestTime()
         self._links = [_Link(server) for server in servers]
         self._by_tcp_id: dict[int, int] = {}
@@ -335,7 +338,7 @@ class DerpMesh:
         if link.dial_deadline is not None:
             self._stats.dials_failed += 1
         self._let_go(link)
-        link.retry_at = now + RETRY_INTERVAL
+        link.retry_at = now + self._retry_interval
         self._events.append(MeshServerLost(server=link.server, error=error))
 
     def _let_go(self, link: _Link) -> None:

@@ -30,7 +30,7 @@ from typing import assert_never
 from iroh_proto.derp.access import check_reason
 from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
 from iroh_proto.derp.dialects import DIALECTS, FRAMED_DIALECTS, ClientKey
-from iroh_proto.derp.mesh import MeshServer
+from iroh_proto.derp.mesh import RETRY_INTERVAL, MeshServer
 from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import AcceptLimit, RateLimit, TokenBucket
 from iroh_proto.derp.relay_events import (
@@ -94,6 +94,9 @@ class DerpServer:
     :param mesh_key: what makes a client a server of the same mesh. Without it there is none.
     :param mesh_servers: the other servers of the mesh. It is for the host to :meth:`start` then,
         and to make the TCP connections that are asked for; their numbers are negative.
+    :param mesh_secret_key: by which the other servers know this one, by default ``secret_key``.
+        Servers that show clients one identity need one each, and must not dial themselves.
+    :param mesh_retry_interval: seconds between attempts to reach another server.
     :param listen_dialect: which clients to expect on ``/derp``, ``"v2"`` or ``"v3"``, where a
         request does not tell. ``None`` waits a moment for the client to show it.
     :raises LocalProtocolError: if there is no such framed dialect, or the mesh cannot be.
@@ -110,6 +113,8 @@ class DerpServer:
         asks_access: bool = False,
         mesh_key: MeshKey | None = None,
         mesh_servers: Sequence[MeshServer] = (),
+        mesh_secret_key: SecretKey | None = None,
+        mesh_retry_interval: float = RETRY_INTERVAL,
         listen_dialect: str | None = None,
     ) -> None:
         if listen_dialect is not None and listen_dialect not in FRAMED_DIALECTS:
@@ -133,8 +138,9 @@ class DerpServer:
             connections=self._connections,
             servers=mesh_servers,
             mesh_key=mesh_key,
-            secret_key=secret_key,
+            secret_key=mesh_secret_key or secret_key,
             rng=rng,
+            retry_interval=mesh_retry_interval,
         )
         self._strangers: dict[int, None] = {}
         # Connections that the host was asked not to read from.
@@ -188,9 +194,10 @@ class DerpServer:
         self._mesh.complete_tcp(tcp_id, error=error, now=now)
         self._settle_mesh(now)
 
-    def accept_tcp(self, tcp_id: int, *, now: float) -> None:
+    def accept_tcp(self, tcp_id: int, *, heeds_limits: bool = True, now: float) -> None:
         """Take a new connection under a number from 0 on that was never used before.
 
+        :param heeds_limits: whether it is refused if there are too many, or they come too fast.
         :raises LocalProtocolError: if the number is in use, or negative.
         """
         now = self._time.advance(now)
@@ -198,7 +205,7 @@ class DerpServer:
             raise LocalProtocolError("negative numbers are for connections that were asked for")
         if tcp_id in self._connections or tcp_id in self._closing:
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
-        if not self._may_accept(now):
+        if not self._accepts or (heeds_limits and not self._may_accept(now)):
             self._stats.connections_refused += 1
             self._events.append(TcpCloseRequested(tcp_id=tcp_id))
             return
@@ -264,6 +271,29 @@ class DerpServer:
         if connection is not None:
             connection.complete_access(allowed=allowed, reason=reason, now=now)
             self._settle(tcp_id, connection, now)
+
+    def set_aside(self, key: ClientKey, *, now: float) -> None:
+        """Have the client of a key give way to a newer one that is at another server of the mesh.
+
+        It is closed or stays, told so, as if the newer one were here. Without such a client nothing
+        happens. The host decides who is the newer one: servers that cannot see each other's clients
+        as one do not call it.
+        """
+        now = self._time.advance(now)
+        older = self._router.set_aside(key)
+        if older is not None:
+            self._part(older, now)
+            self._mesh.tell_watchers(now=now)
+            self._settle_mesh(now)
+
+    def reinstate(self, key: ClientKey, *, now: float) -> None:
+        """Have the latest client of a key that gave way get its place again, unless it is taken."""
+        now = self._time.advance(now)
+        heir = self._router.reinstate(key)
+        if heir is not None:
+            self._tell_standing(heir, now, is_active=True)
+            self._mesh.tell_watchers(now=now)
+            self._settle_mesh(now)
 
     def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
         """Change how fast each client may send, also those that are connected."""
@@ -425,7 +455,7 @@ class DerpServer:
             self._events.append(TcpResumeRequested(tcp_id=tcp_id))
 
     def _may_accept(self, now: float) -> bool:
-        if not self._accepts or len(self._connections) >= self._connections_limit:
+        if len(self._connections) >= self._connections_limit:
             return False
         if (limit := self._accept_limit) is None:
             return True
@@ -458,14 +488,18 @@ class DerpServer:
             ClientConnected(tcp_id=tcp_id, node_id=admitted.node_id, dialect=admitted.dialect)
         )
         if replaced is not None:
-            older = self._connections[replaced]
-            if self._router.is_waiting(replaced):
-                self._tell_standing(replaced, now, is_active=False)
-            else:
-                older.close(now=now)
-                self._settle(replaced, older, now)
+            self._part(replaced, now)
         self._mesh.tell_watchers(now=now)
         self._settle_mesh(now)
+
+    def _part(self, tcp_id: int, now: float) -> None:
+        """Close a client that gave way, or tell it so if it stays."""
+        if self._router.is_waiting(tcp_id):
+            self._tell_standing(tcp_id, now, is_active=False)
+        else:
+            older = self._connections[tcp_id]
+            older.close(now=now)
+            self._settle(tcp_id, older, now)
 
     def _tell_standing(self, tcp_id: int, now: float, *, is_active: bool) -> None:
         connection = self._connections[tcp_id]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TypeAlias, assert_never
 
 from iroh_proto.derp.curve_frames import CurveClosePeer, CurveForwardPacket
 from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.dialects.v2 import ClosePeer, ForwardPacket
-from iroh_proto.derp.frames import WatchConns
+from iroh_proto.derp.frames import PacketParts, WatchConns
 from iroh_proto.derp.mesh import (
+    RETRY_INTERVAL,
     DerpMesh,
     LinkLost,
     MeshServer,
@@ -52,6 +54,7 @@ class RelayMesh:
         mesh_key: MeshKey | None,
         secret_key: SecretKey,
         rng: random.Random,
+        retry_interval: float = RETRY_INTERVAL,
     ) -> None:
         if servers and mesh_key is None:
             raise LocalProtocolError("a mesh needs its key")
@@ -64,7 +67,11 @@ class RelayMesh:
         self._links: DerpMesh | None = None
         if mesh_key is not None:
             self._links = DerpMesh(
-                servers=servers, secret_key=secret_key, mesh_key=mesh_key, rng=rng
+                servers=servers,
+                secret_key=secret_key,
+                mesh_key=mesh_key,
+                rng=rng,
+                retry_interval=retry_interval,
             )
 
     @property
@@ -153,18 +160,14 @@ class RelayMesh:
 
     def serve(self, tcp_id: int, requests: Sequence[MeshRequest], *, now: float) -> None:
         """Do what another server asks for."""
-        for request in requests:
-            match request:
-                case WatchConns():
-                    self._watch(tcp_id, now)
-                case ClosePeer(key) | CurveClosePeer(key):
-                    for target in self._router.clients_of(key):
-                        self._connections[target].close(now=now)
-                        self._touched[target] = None
-                case ForwardPacket() | CurveForwardPacket():
-                    self._deliver(tcp_id, request, now)
-                case _:
-                    assert_never(request)
+        for way, group in groupby(requests, _way_of):
+            if way is None:
+                for request in group:
+                    self._heed(tcp_id, request, now)
+            else:
+                # Packets of one client to another come in runs, and are worth one look together.
+                parts = [part for frame in group for part in _parts_of(frame)]
+                self._deliver(tcp_id, *way, parts, now)
 
     def forget(self, tcp_id: int) -> None:
         """Take that a connection is over, which may have been another server's."""
@@ -193,10 +196,25 @@ class RelayMesh:
         for presence in self._router.presences():
             connection.send_presence(presence, now=now)
 
-    def _deliver(self, tcp_id: int, frame: ForwardPacket | CurveForwardPacket, now: float) -> None:
-        deliveries = self._router.route_forwarded(frame.src, frame.dst, forwarded_parts(frame))
-        for target, parts in deliveries:
-            self._connections[target].send_packets(parts, now=now)
+    def _heed(self, tcp_id: int, request: MeshRequest, now: float) -> None:
+        match request:
+            case WatchConns():
+                self._watch(tcp_id, now)
+            case ClosePeer(key) | CurveClosePeer(key):
+                for target in self._router.clients_of(key):
+                    self._connections[target].close(now=now)
+                    self._touched[target] = None
+            case ForwardPacket() | CurveForwardPacket():
+                raise AssertionError("these have a way")
+            case _:
+                assert_never(request)
+
+    def _deliver(
+        self, tcp_id: int, source: ClientKey, destination: ClientKey, parts: PacketParts, now: float
+    ) -> None:
+        deliveries = self._router.route_forwarded(source, destination, parts)
+        for target, known in deliveries:
+            self._connections[target].send_packets(known, now=now)
             self._touched[target] = None
         for missing in self._router.take_missing():
             self._connections[tcp_id].send_not_here(missing, now=now)
@@ -232,3 +250,15 @@ class RelayMesh:
         for target, key in told:
             self._connections[target].send_peer_gone(key, now=now)
             self._touched[target] = None
+
+
+def _parts_of(request: MeshRequest) -> PacketParts:
+    assert isinstance(request, ForwardPacket | CurveForwardPacket)
+    return forwarded_parts(request)
+
+
+def _way_of(request: MeshRequest) -> tuple[ClientKey, ClientKey] | None:
+    """Return from whom to whom a packet is forwarded, if one is."""
+    if isinstance(request, ForwardPacket | CurveForwardPacket):
+        return request.src, request.dst
+    return None

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from iroh_proto.derp.curve_frames import PRESENT_REGULAR
+from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
 from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.frames import PacketParts
 from iroh_proto.derp.node_names import claimed_node, looks_like_disco
@@ -108,8 +108,12 @@ class DerpRouter:
 
     @property
     def node_ids(self) -> list[ClientKey]:
-        """The nodes that are connected."""
-        return [client.key for number, client in self._clients.items() if self._is_active(number)]
+        """The nodes that are connected, without the servers of the mesh."""
+        return [
+            client.key
+            for number, client in self._clients.items()
+            if client.flags != PRESENT_MESH_PEER and self._is_active(number)
+        ]
 
     # Clients
 
@@ -139,19 +143,43 @@ class DerpRouter:
         ids = self._client_ids[client.is_curve]
         replaced = ids.get(node_id)
         if replaced is not None:
-            self._stats.clients_replaced += 1
-            waiting = self._waiting[client.is_curve].setdefault(node_id, [])
-            if self._clients[replaced].waits and len(waiting) < WAITING_LIMIT:
-                waiting.append(replaced)
-                self._stats.clients_set_aside += 1
-            else:
-                del self._clients[replaced]
+            self._give_way(replaced)
         self._clients[client_id] = client
         ids[node_id] = client_id
         if client.node_id is not None and (alias := alias_of(client.node_id)) is not None:
             self._aliases[alias] = client.node_id
         self._note_presence(client, is_present=True)
         return replaced
+
+    def set_aside(self, key: ClientKey) -> int | None:
+        """Have the client of a key give way to a newer one that is at another server.
+
+        :returns: the client that gave way, if there was one, as :meth:`connect` does.
+        """
+        is_curve = isinstance(key, X25519PublicKey)
+        client_id = self._client_ids[is_curve].pop(key, None)
+        if client_id is None:
+            return None
+        client = self._clients[client_id]
+        self._give_way(client_id)
+        if not self._waiting[is_curve].get(key):
+            self._forget_key(client)
+        self._note_presence(client, is_present=False)
+        return client_id
+
+    def reinstate(self, key: ClientKey) -> int | None:
+        """Have the latest client that waits for its node's place get it, if it is free.
+
+        :returns: that client.
+        """
+        is_curve = isinstance(key, X25519PublicKey)
+        waiting = self._waiting[is_curve].get(key)
+        if not waiting or key in self._client_ids[is_curve]:
+            return None
+        heir = self._client_ids[is_curve][key] = waiting.pop()
+        self._stats.clients_back += 1
+        self._note_presence(self._clients[heir], is_present=True)
+        return heir
 
     def is_waiting(self, client_id: int) -> bool:
         """Say whether a client is connected without getting its node's packets."""
@@ -171,23 +199,24 @@ class DerpRouter:
         client = self._clients.pop(client_id, None)
         if client is None:
             return Departure([], None)
-        ids, all_waiting = self._client_ids[client.is_curve], self._waiting[client.is_curve]
-        waiting = all_waiting.get(client.key, [])
+        ids = self._client_ids[client.is_curve]
+        waiting = self._waiting[client.is_curve].get(client.key, [])
         heir = None
-        if ids[client.key] != client_id:
+        if ids.get(client.key) != client_id:
             waiting.remove(client_id)
             self._stats.clients_back += 1
+            if client.key not in ids and not waiting:
+                self._forget_key(client)
+                return Departure([], None)
         elif waiting:
             heir = ids[client.key] = waiting.pop()
             self._stats.clients_back += 1
         else:
             del ids[client.key]
-            all_waiting.pop(client.key, None)
-            if (alias := alias_of(client.key)) is not None:
-                self._aliases.pop(alias, None)
+            self._forget_key(client)
             self._note_presence(client, is_present=False)
             return Departure([] if client.key in self._region else self._told(client), None)
-        successor = self._clients[ids[client.key]]
+        successor = self._clients[ids[client.key] if client.key in ids else waiting[-1]]
         for destination in client.destinations:
             if destination not in successor.destinations:
                 _remember(successor.destinations, destination)
@@ -209,7 +238,7 @@ class DerpRouter:
         if sender is None:
             self._count_lost(groups)
             return []
-        if sender.is_curve and not self._is_active(client_id):
+        if sender.is_curve and self._gave_way_here(client_id, sender):
             self._take_over(client_id, sender)
         client_ids, destinations = self._client_ids[sender.is_curve], sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
@@ -310,6 +339,27 @@ class DerpRouter:
     def _is_active(self, client_id: int) -> bool:
         client = self._clients[client_id]
         return self._client_ids[client.is_curve].get(client.key) == client_id
+
+    def _gave_way_here(self, client_id: int, client: _Client) -> bool:
+        """Say whether another client here has the place of this one."""
+        return self._client_ids[client.is_curve].get(client.key, client_id) != client_id
+
+    def _give_way(self, client_id: int) -> None:
+        """Have a client wait for its place to be free again, or forget it."""
+        self._stats.clients_replaced += 1
+        client = self._clients[client_id]
+        waiting = self._waiting[client.is_curve].setdefault(client.key, [])
+        if client.waits and len(waiting) < WAITING_LIMIT:
+            waiting.append(client_id)
+            self._stats.clients_set_aside += 1
+        else:
+            del self._clients[client_id]
+
+    def _forget_key(self, client: _Client) -> None:
+        """Forget what is known of a key of which no client is left."""
+        self._waiting[client.is_curve].pop(client.key, None)
+        if (alias := alias_of(client.key)) is not None:
+            self._aliases.pop(alias, None)
 
     def _take_over(self, client_id: int, client: _Client) -> None:
         """Of the clients with an X25519 key have the one that sends get what is sent to it."""
@@ -428,7 +478,8 @@ class DerpRouter:
         sender = self._remotes.pop(key, None)
         if sender is None or key in self._client_ids[sender.is_curve]:
             return []
-        return self._told(sender)
+        # Who waits here is about to have its place again.
+        return [] if self._waiting[sender.is_curve].get(key) else self._told(sender)
 
     def _note_missing(self, sender: _Sender, destination: bytes, parts: PacketParts) -> None:
         if sender.is_curve and any(map(looks_like_disco, parts[1::2])):

@@ -16,6 +16,7 @@ import socket
 import ssl
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from iroh_proto.address import DerpUrl
@@ -105,13 +106,13 @@ class Client:
 class Load:
     """All clients, and what they measure.
 
-    :param server: the process of the server.
+    :param servers: the processes of the server.
     """
 
-    def __init__(self, way: Way, count: int, server: int) -> None:
+    def __init__(self, way: Way, count: int, servers: Sequence[int]) -> None:
         self._clients = [Client(way, number + 1) for number in range(count)]
         # clock_getcpuclockid(3): the processor's time of another process.
-        self._server_clock = (~server << 3) | 2
+        self._server_clocks = [(~server << 3) | 2 for server in servers]
         self._epoll = select.epoll()
         self._by_descriptor = {client.socket.fileno(): client for client in self._clients}
         for descriptor in self._by_descriptor:
@@ -127,9 +128,9 @@ class Load:
         for client in self._clients:
             client.socket.send(client.burst)
         self._exchange(size, seconds / 4)
-        started = time.clock_gettime(self._server_clock)
+        started = self._time_used()
         bursts = self._exchange(size, seconds)
-        used = time.clock_gettime(self._server_clock) - started
+        used = self._time_used() - started
         self._finish()
         return used / (bursts * burst)
 
@@ -150,6 +151,9 @@ class Load:
             taken.append(time.perf_counter() - started)
             time.sleep(0.0005)
         return taken
+
+    def _time_used(self) -> float:
+        return sum(map(time.clock_gettime, self._server_clocks))
 
     def _prepare(self, burst: int) -> int:
         """Have the clients know what to send; return the bytes that then arrive."""
@@ -185,9 +189,9 @@ class Load:
                 self._by_descriptor[descriptor].socket.recv(READ_SIZE)
 
 
-def measure(way: Way, clients: int, server: int, seconds: float) -> dict[str, float]:
+def measure(way: Way, clients: int, servers: Sequence[int], seconds: float) -> dict[str, float]:
     """Return all figures, times in microseconds."""
-    load = Load(way, clients, server)
+    load = Load(way, clients, servers)
     taken = sorted(load.latency(SHORTEST_LATENCY_RUN))
     return {
         "bursts": load.server_time(8, seconds) * 1e6,
@@ -216,7 +220,7 @@ def _resident(process: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
-    parser.add_argument("server", type=int, help="its process")
+    parser.add_argument("servers", type=int, nargs="+", help="its processes")
     parser.add_argument("--form", choices=sorted(FORMS))
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--clients", type=int, default=200)
@@ -227,9 +231,9 @@ def main() -> None:
         os.sched_setaffinity(0, {LOAD_CORE})
     way = Way(chosen.port, chosen.form, chosen.tls)
     if chosen.memory:
-        figures = memory_per_client(way, chosen.clients, chosen.server)
+        figures = memory_per_client(way, chosen.clients, *chosen.servers)
     else:
-        figures = measure(way, chosen.clients, chosen.server, chosen.seconds)
+        figures = measure(way, chosen.clients, chosen.servers, chosen.seconds)
     print(json.dumps(figures))
 
 
