@@ -10,13 +10,20 @@ from typing import TypeAlias
 from fuzz import seeds
 from fuzz.target import Choices, Target, pieces_of
 from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.curve_frames import CurveSendPacket
 from iroh_proto.derp.datagram_frames import (
     RecvDatagram,
     RecvDatagramBatch,
     SendDatagram,
     SendDatagramBatch,
 )
-from iroh_proto.derp.dialects import DIALECTS, ClientHandshake, Dialect, ServerHandshake
+from iroh_proto.derp.dialects import (
+    DIALECTS,
+    ClientHandshake,
+    ClientKey,
+    Dialect,
+    ServerHandshake,
+)
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
     Frame,
@@ -31,12 +38,14 @@ from iroh_proto.derp.frames import (
     Restarting,
     SendPacket,
     Status,
+    UnknownFrame,
     pack_datagrams,
     split_datagrams,
 )
 from iroh_proto.derp.segments import batches, segments
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.x25519 import x25519_of
 
 CLIENT, SERVER, OTHER = (SecretKey.generate(random.Random(seed)) for seed in (401, 402, 403))
 DATAGRAMS = [b"one", bytes(70), bytes(70), b"last"]
@@ -50,6 +59,11 @@ def receiver(dialect: Dialect, form: Form, *, is_server: bool) -> FrameCodec:
     if is_server:
         return dialect.server_codec(form)
     return dialect.client_codec(form, rng=random.Random(0))
+
+
+def client_key(dialect: Dialect) -> ClientKey:
+    """Return the key by which a client is known in a dialect."""
+    return x25519_of(CLIENT.public) if dialect.has_curve_keys else CLIENT.public
 
 
 def frames_target(dialect: Dialect, form: Form) -> Target:
@@ -69,12 +83,14 @@ def frames_target(dialect: Dialect, form: Form) -> Target:
         _check_pieces(dialect, form, is_server, list(pieces_of(stream, size)), frames, whole)
         _check_one_by_one(receiver(dialect, form, is_server=is_server), stream, frames)
         sender = receiver(dialect, form, is_server=not is_server)
-        again = b"".join(map(sender.encode, frames))
-        assert receiver(dialect, form, is_server=is_server).receive(again) == frames
-        assert form != "framed" or stream.startswith(again)
+        known = [frame for frame in frames if not isinstance(frame, UnknownFrame)]
+        again = b"".join(map(sender.encode, known))
+        assert receiver(dialect, form, is_server=is_server).receive(again) == known
+        # Tailscale's frames may be longer than what is known of them.
+        assert form != "framed" or dialect.has_curve_keys or stream.startswith(again)
         if is_server:
             grouped = receiver(dialect, form, is_server=True)
-            found = _content(grouped.receive_grouped(stream, CLIENT.public))
+            found = _content(grouped.receive_grouped(stream, client_key(dialect)))
             # Groups leave it open whether a destination is a node id.
             assert whole.error is not None or (found, grouped.error) == (_content(frames), None)
 
@@ -115,7 +131,7 @@ def _content(frames: Iterable[Frame | PacketGroups]) -> Content:
                     assert parts
                     data = b"".join(map(bytes, parts[1::2]))
                     carried[destination] = carried.get(destination, b"") + data
-            case SendPacket():
+            case SendPacket() | CurveSendPacket():
                 carried[frame.dst] = carried.get(frame.dst, b"") + frame.payload
             case SendDatagram() | SendDatagramBatch():
                 carried[frame.dst] = carried.get(frame.dst, b"") + frame.data
@@ -130,7 +146,7 @@ def check_relaying(data: bytes) -> None:
     All but those that the newer dialects do not carry: none are empty or above the limit.
     """
     choices = Choices(data)
-    spoken = list(SPOKEN)
+    spoken = [(dialect, form) for dialect, form in SPOKEN if not dialect.has_curve_keys]
     (theirs, sends), (ours, receives) = (spoken[choices.below(len(spoken))] for _ in range(2))
     datagrams = list(_datagrams(choices))
     client = theirs.client_codec(sends, rng=random.Random(0))
@@ -209,7 +225,7 @@ def _meet(dialect: Dialect, form: Form, ours: ClientHandshake, theirs: ServerHan
     for frame in carry(to_client, client, theirs.begin()):
         said += ours.receive(frame)
     (proof,) = carry(to_server, server, said)
-    assert theirs.receive(proof) == CLIENT.public
+    assert theirs.receive(proof) == client_key(dialect)
     for frame in carry(to_client, client, theirs.accept()):
         ours.receive(frame)
     assert ours.is_done
@@ -220,7 +236,8 @@ def _stand_up_to(dialect: Dialect, frames: Sequence[Frame], is_server: bool) -> 
         if is_server:
             handshake = dialect.server_handshake(secret_key=SERVER, rng=random.Random(0))
             for frame in frames:
-                assert handshake.receive(frame) == getattr(frame, "node_id", None)
+                name = "key" if dialect.has_curve_keys else "node_id"
+                assert handshake.receive(frame) == getattr(frame, name, None)
                 handshake.accept()
         else:
             asking = dialect.client_handshake(secret_key=CLIENT, rng=random.Random(0))

@@ -343,14 +343,14 @@ async def ask(connection: Connection, data: bytes) -> None:
 async def test_a_dial_cancelled_as_it_succeeds_leaves_no_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    connect, made = dial_module._connect, []
+    connect, made = dial_module._connect_ip, []
 
     async def connect_and_cancel(ip: str, port: int) -> socket.socket:
         made.append(await connect(ip, port))
         scope.cancel()
         return made[-1]
 
-    monkeypatch.setattr(dial_module, "_connect", connect_and_cancel)
+    monkeypatch.setattr(dial_module, "_connect_ip", connect_and_cancel)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with anyio.CancelScope() as scope:
             await dial_module.dial("127.0.0.1", listener.getsockname()[1], None)

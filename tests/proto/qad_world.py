@@ -7,7 +7,7 @@ import random
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from iroh_anyio.quic.qad_server import QadServer
@@ -20,7 +20,10 @@ _END = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 
 
 def _make(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey
+    name: str,
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
@@ -44,7 +47,8 @@ def _authority(name: str) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
 _CA_KEY, CA_PEM = _authority("authority.example")
 _, OTHER_CA_PEM = _authority("another.example")
 
-KEY = ec.generate_private_key(ec.SECP256R1())
+# Its signatures are all of one length, so that runs with the same seed are as well.
+KEY = ed25519.Ed25519PrivateKey.generate()
 CERTIFICATE = _make(NAME, KEY, "authority.example", _CA_KEY)
 
 

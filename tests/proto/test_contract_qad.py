@@ -1,6 +1,7 @@
 """The contract of both ends of QUIC address discovery, each with the other as its peer.
 
-Randomness inside the QUIC implementation is its own, so bytes on the wire are compared by length.
+Randomness inside the QUIC implementation is its own, lengths of connection ids in bent packets
+included, so datagrams are compared by their number alone.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ CLIENT: Subject[QadClient] = Subject(
     ],
     garbage=st.binary(max_size=30).map(lambda data: b"\x40" + data),
     stats=lambda machine: machine.stats,
-    blur=len,
+    blur=bool,
     answers_when_drained=True,
     effort=0.25,
 )
@@ -151,7 +152,7 @@ SERVER_SUBJECT: Subject[QadServer] = Subject(
     ],
     garbage=st.binary(max_size=30).map(lambda data: b"\x40" + data),
     stats=lambda machine: machine.stats,
-    blur=len,
+    blur=bool,
     answers_when_drained=True,
     effort=0.25,
 )
