@@ -128,7 +128,7 @@ def test_every_other_file_in_the_text_is_one() -> None:
 
 def test_every_setting_is_in_the_table() -> None:
     table = OTHER_PARTS[OTHER_PARTS.index("## Settings") :]
-    own = {"max_connections", "drain_time", "listen_dialect", "mesh"}
+    own = {"max_connections", "drain_time", "listen_dialect", "mesh", "workers"}
     config = {field.name for field in fields(DerperConfig)}
     # What the file calls otherwise, or does not have.
     config -= {"notices", "may_lack_stun", "rate_limit", "accept_limit", "tls", *own}

@@ -321,22 +321,22 @@ MUTATIONS = (
     Mutation(
         "packets go to the older of two clients with one key",
         "iroh_proto/derp/router.py",
-        "        self._client_ids[node_id] = client_id\n",
-        "        self._client_ids.setdefault(node_id, client_id)\n",
+        "        ids[node_id] = client_id\n",
+        "        ids.setdefault(node_id, client_id)\n",
         ROUTER,
     ),
     Mutation(
         "nobody is told that a node left",
         "iroh_proto/derp/router.py",
-        "told = [ids[node_id] for node_id in client.destinations if node_id in ids]",
-        "told: list[int] = []",
+        "Departure([] if client.key in self._region else self._told(client), None)",
+        "Departure([], None)",
         ROUTER,
     ),
     Mutation(
         "nobody takes the place of a client that left",
         "iroh_proto/derp/router.py",
-        "heir = ids[client.node_id] = waiting.pop()",
-        "ids[client.node_id] = waiting.pop()",
+        "heir = ids[client.key] = waiting.pop()",
+        "ids[client.key] = waiting.pop()",
         ROUTER,
     ),
     Mutation(
