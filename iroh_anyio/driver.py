@@ -56,7 +56,7 @@ class Driver(Generic[EventT]):
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._tasks: TaskGroup | None = None
         self._timer_scope: anyio.CancelScope | None = None
-        self._armed = -math.inf
+        self._armed = math.inf
         self._flushing = False
 
     def now(self) -> float:
@@ -93,11 +93,27 @@ class Driver(Generic[EventT]):
     def flush(self) -> None:
         """Dispatch the machine's events, send its bytes, arm its timer. Owed after each input.
 
-        Called from inside an event callback it does nothing, because the flush under way sees to
-        it all.
+        A deadline that is due already, such as that of a pause in reading, expires before it
+        returns. Called from inside an event callback it does nothing, because the flush under way
+        sees to it all.
         """
         if self._flushing:
             return
+        self._dispatch()
+        deadline = self._machine.get_timer()
+        if deadline is None or deadline >= self._armed:
+            return
+        if deadline <= (now := self.now()):
+            # Once only: what is due again after that must not keep everything else from running.
+            self._machine.handle_timer(now=now)
+            self._dispatch()
+            deadline = self._machine.get_timer()
+        if deadline is not None and deadline < self._armed and self._timer_scope is not None:
+            # A timer armed too early costs one idle wake-up, re-arming at every flush costs more.
+            self._armed = deadline
+            self._timer_scope.deadline = deadline
+
+    def _dispatch(self) -> None:
         self._flushing = True
         try:
             machine = self._machine
@@ -115,11 +131,6 @@ class Driver(Generic[EventT]):
                 more |= event is not None
         finally:
             self._flushing = False
-        deadline = machine.get_timer()
-        if deadline is not None and deadline < self._armed and self._timer_scope is not None:
-            # A timer armed too early costs one idle wake-up, re-arming at every flush costs more.
-            self._armed = deadline
-            self._timer_scope.deadline = deadline
 
     async def _run_timer(self) -> None:
         while True:
@@ -130,7 +141,7 @@ class Driver(Generic[EventT]):
             # Backends may fire a little early; the machine must not see that, or it would ask
             # for the same deadline again, and again.
             now = max(self.now(), self._armed)
-            self._armed = -math.inf
+            self._armed, self._timer_scope = math.inf, None
             deadline = self._machine.get_timer()
             if deadline is not None and deadline <= now:
                 self._machine.handle_timer(now=now)

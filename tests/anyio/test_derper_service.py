@@ -413,9 +413,11 @@ class TestReload:
         async with serving(LOCAL) as derper, meeting(derper) as (_, client):
             text = f"{LOCAL}[limits.client.rx]\nbytes_per_second = 100\nmax_burst_bytes = 1"
             assert derper.reload(parse_config(text)) == []
-            nobody = NodeAddr(SecretKey(bytes(32)).public, derp_url=derper.url)
+            # By the name that is its home: two connections of one key would displace each other.
+            nobody = NodeAddr(SecretKey(bytes(32)).public, derp_url=str(client.home_derp))
             with pytest.raises(ConnectTimeout):
                 await client.connect(nobody, alpn=ALPN, timeout=0.5)
+            assert derper.machine.stats.router.clients_replaced == 0
             assert derper.machine.stats.connections.clients_throttled >= 1
 
     async def test_a_new_certificate_is_taken_up(self, tls: Tls) -> None:

@@ -177,6 +177,28 @@ async def test_a_deadline_in_the_past_expires_at_once() -> None:
         await host.wait_for(1)
 
 
+async def test_a_deadline_that_is_due_expires_before_flush_returns() -> None:
+    host = Host()
+    async with running(host):
+        host.machine.deadline = host.driver.now()
+        host.driver.flush()
+        assert host.events == [b"expired"]
+
+
+async def test_a_deadline_that_is_always_due_keeps_nothing_else_from_running() -> None:
+    host = Host()
+    async with running(host):
+
+        def again(event: bytes) -> None:
+            host.machine.deadline = host.driver.now()
+
+        host._react = again
+        again(b"")
+        host.driver.flush()
+        await host.wait_for(100)
+        host._react = None
+
+
 async def test_idling_wakes_nobody() -> None:
     host = Host()
     polls = 0
