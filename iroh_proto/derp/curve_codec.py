@@ -11,7 +11,7 @@ Source: Tailscale ``derp/derp.go``, ``derp/derpserver/websocket.go``, ``net/wsco
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from iroh_proto.derp.codec import FramedCodec
@@ -132,12 +132,20 @@ class CurveCodec(FramedCodec):
         """Return the packets in one piece; each has to hold one datagram."""
         return [b"".join(parts)]
 
+    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
+        """Return the frames that ``data`` completes, with packets as groups, for a server."""
+        return super().receive_grouped(self._heeded_part(data), source)
+
     def _whole(self, data: bytes) -> bytes:
-        if self._skipping:
-            skipped = min(self._skipping, len(data))
-            self._skipping -= skipped
-            data = data[skipped:]
-        return super()._whole(data)
+        return super()._whole(self._heeded_part(data))
+
+    def _heeded_part(self, data: bytes) -> bytes:
+        """Return what is behind the frame that is being skipped."""
+        if not self._skipping:
+            return data
+        skipped = min(self._skipping, len(data))
+        self._skipping -= skipped
+        return data[skipped:]
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
         start = offset + HEADER.size
@@ -165,11 +173,12 @@ class CurveWebsocketCodec:
     :param mask_rng: where a client takes its masks from; a server gives ``None``.
     """
 
-    __slots__ = ("_frames", "_messages", "error")
+    __slots__ = ("_frames", "_messages", "_unread", "error")
 
     def __init__(self, *, mask_rng: random.Random | None) -> None:
         self._frames = CurveCodec(is_server=mask_rng is None)
         self._messages = WebsocketMessages(mask_rng=mask_rng)
+        self._unread = b""
         self.error: DecodeError | None = None
 
     @property
@@ -184,20 +193,23 @@ class CurveWebsocketCodec:
 
     def receive(self, data: bytes) -> list[Frame]:
         """Return the frames that ``data`` completes, in order."""
-        frames = self._frames.receive(self._take(data))
-        self._note_error()
+        frames: list[Frame] = []
+        for piece in self._pieces(data):
+            frames += self._frames.receive(piece)
         return frames
 
     def receive_one(self, data: bytes) -> Frame | None:
         """Return the first frame that ``data`` completes; what follows waits for the next call."""
-        frame = self._frames.receive_one(self._take(data))
-        self._note_error()
-        return frame
+        for piece in self._pieces(data):
+            if (frame := self._frames.receive_one(piece)) is not None:
+                return frame
+        return None
 
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
-        frames = self._frames.receive_grouped(self._take(data), source)
-        self._note_error()
+        frames: list[Frame | PacketGroups] = []
+        for piece in self._pieces(data):
+            frames += self._frames.receive_grouped(piece, source)
         return frames
 
     def encode(self, frame: Frame) -> bytes:
@@ -233,18 +245,22 @@ class CurveWebsocketCodec:
             for start in range(0, len(stream), MESSAGE_LIMIT)
         )
 
-    def _take(self, data: bytes) -> bytes:
-        """Return what binary messages add to the stream of frames."""
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield what binary messages add to the stream of frames, each piece before the next.
+
+        The websocket's own frames behind a piece are seen to when that was taken, so that nothing
+        is answered behind a fault. What is left when the iteration is given up comes with the next.
+        """
         if self.error is not None:
-            return b""
-        stream: list[bytes] = []
+            return
+        self._unread += data
+        yield b""  # frames that are there already
+        data, self._unread = self._unread, b""
+        pieces = self._messages.receive_stream(data)
         try:
-            for piece in self._messages.receive_stream(data):
-                stream.append(piece)  # noqa: PERF402  # kept on error
+            while self._frames.error is None and (piece := next(pieces, None)) is not None:
+                yield piece
         except DecodeError as error:
             self.error = error
-        return b"".join(stream)
-
-    def _note_error(self) -> None:
-        if self.error is None:
+        else:
             self.error = self._frames.error

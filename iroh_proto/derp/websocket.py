@@ -26,6 +26,9 @@ _SHORT_LENGTH_LIMIT = 125
 _U16_LENGTH = 126
 _U64_LENGTH = 127
 
+_TEXT = "a websocket message of text"
+_BAD_TEXT = "not a websocket frame: text that is not UTF-8"
+
 
 class WebsocketMessages:
     """One side of a websocket.
@@ -90,9 +93,9 @@ class WebsocketMessages:
 
         :raises DecodeError: for what is no websocket, or for text; receive no more then.
         """
-        for event in self._events(data):
+        for event in self._events(data, bad_text=_TEXT):
             if isinstance(event, TextMessage):
-                raise DecodeError("a websocket message of text")
+                raise DecodeError(_TEXT)
             if isinstance(event, BytesMessage):
                 yield bytes(event.data)
 
@@ -117,8 +120,11 @@ class WebsocketMessages:
         """Return the bytes that begin the closing handshake."""
         return self._build(Opcode.CLOSE, CloseReason.NORMAL_CLOSURE.to_bytes(2, "big"))
 
-    def _events(self, data: bytes) -> Iterator[Event]:
-        """Yield the messages, or parts of them; what else there is, is seen to."""
+    def _events(self, data: bytes, *, bad_text: str = _BAD_TEXT) -> Iterator[Event]:
+        """Yield the messages, or parts of them; what else there is, is seen to.
+
+        :param bad_text: what to call text that is not UTF-8.
+        """
         if self.is_closed:
             return
         self._connection.receive_data(data)
@@ -126,16 +132,16 @@ class WebsocketMessages:
             if isinstance(event, Ping):
                 self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
             elif isinstance(event, CloseConnection):
-                self._take_close(event)
+                self._take_close(event, bad_text)
             else:
                 yield event
 
-    def _take_close(self, event: CloseConnection) -> None:
+    def _take_close(self, event: CloseConnection, bad_text: str) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:
-            # Where in a text a wrong byte is depends on how it was cut on the way.
-            is_text = event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
-            reason = "text that is not UTF-8" if is_text else event.reason
-            raise DecodeError(f"not a websocket frame: {reason}")
+            if event.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA:
+                # Where in it the wrong byte is depends on how it was cut on the way.
+                raise DecodeError(bad_text)
+            raise DecodeError(f"not a websocket frame: {event.reason}")
         # 1005 stands for a close without a code and must not be sent (RFC 6455 section 7.4.1).
         has_code = event.code != CloseReason.NO_STATUS_RCVD
         code = int(event.code).to_bytes(2, "big") if has_code else b""

@@ -30,6 +30,29 @@ FOUND = {
             "7979"
         ),
     ),
+    "Tailscale's websocket: a close behind a fault was seen or not": (
+        "derp-tailscale-websocket",
+        bytes.fromhex(
+            "0006822d010000002844455250f09f949176afca17af0a61536f3308b2210a29b40dbc88ad7643ff"
+            "f4c15ba0237c9e326082050601000000820d120000000870696e67706f6e67820d13000000087069"
+            "6e67706f6e67820e1400000009612070726f626c656d820d1500000008000003e8000007d0880203"
+            "e8"
+        ),
+    ),
+    "Tailscale's frames: a server read on in one that it skips": (
+        "derp-tailscale-websocket",
+        bytes.fromhex(
+            "010682863c00000000000000cc06828dbe6f9f62ac6f9f62b61ff60cd91ff00cd9828dac4c09c2bf"
+            "4c09c2a43c60accb3c66accb88828206e7e381ee"
+        ),
+    ),
+    "Tailscale's websocket: what text is refused for depended on its cut": (
+        "derp-tailscale-websocket",
+        bytes.fromhex(
+            "0106828da3a3a3be9a606b57f09162ac6f0000150001ff008206ff650b00ff000000000000000000"
+            "0100009f94a8f09162"
+        ),
+    ),
     "websocket: a refusal told how much of a message had come": (
         "derp-v3-websocket",
         bytes.fromhex("0106828aedc1657ceba0450c97ae071080ac01"),
