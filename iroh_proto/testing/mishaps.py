@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from iroh_proto.testing.firewall import Firewall, FirewallRules
 from iroh_proto.testing.links import Link
 from iroh_proto.testing.network import Host, Network
 
@@ -159,13 +160,17 @@ class NatReboot(_Momentary):
 
 @dataclass(frozen=True, slots=True)
 class ProcessRestart(_Momentary):
-    """The programs of a host, such as a DERP server, end and start anew; TCP peers notice."""
+    """The programs of a host, such as a DERP server, end and start anew; TCP peers notice.
+
+    Nothing happens to those of one that sleeps.
+    """
 
     host: str
 
     def apply(self, network: Network) -> None:
         """Have it happen."""
-        programs = [one for one in network.hosts[self.host].programs if one.is_running]
+        host = network.hosts[self.host]
+        programs = [one for one in host.programs if one.is_running and host.is_awake]
         for program in programs:
             program.stop()
         for program in programs:
@@ -286,12 +291,96 @@ class DnsUp(_Momentary):
         network.dns_is_up = True
 
 
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A host freezes: nothing comes in or out and no timer is due, while time passes."""
+
+    host: str
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.hosts[self.host].sleep()
+
+    @property
+    def remedy(self) -> Mishap:
+        """The host wakes up."""
+        return Wake(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(_Momentary):
+    """A host that sleeps goes on; its programs are told (``resumed``)."""
+
+    host: str
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.hosts[self.host].wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Walled:
+    """The router of a NAT begins to filter, as after an update of its rules."""
+
+    nat: str
+    rules: FirewallRules
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.routers[self.nat].firewall = Firewall(self.rules)
+
+    @property
+    def remedy(self) -> Mishap:
+        """The router filters no more."""
+        return Unwalled(self.nat)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwalled(_Momentary):
+    """The router of a NAT filters no more."""
+
+    nat: str
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.routers[self.nat].firewall = None
+
+
+@dataclass(frozen=True, slots=True)
+class PortalClosed:
+    """A captive portal stands before everything behind a NAT, as when a paid hour is over."""
+
+    nat: str
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.add_portal(network.routers[self.nat])
+
+    @property
+    def remedy(self) -> Mishap:
+        """Somebody agrees to its terms."""
+        return PortalOpened(self.nat)
+
+
+@dataclass(frozen=True, slots=True)
+class PortalOpened(_Momentary):
+    """Somebody agrees to the terms of a captive portal."""
+
+    nat: str
+
+    def apply(self, network: Network) -> None:
+        """Have it happen."""
+        network.routers[self.nat].leave_portal()
+
+
 class _Told(Protocol):
     def network_changed(self, *, now: float) -> None: ...
 
 
 def tell_of_change(host: Host) -> None:
     """Tell the programs of a host, as an operating system does, that its network changed."""
+    if not host.is_awake:
+        return
     for program in host.programs:
         if program.is_running and hasattr(program.machine, "network_changed"):
             program.give(lambda machine, now: cast(_Told, machine).network_changed(now=now))

@@ -28,7 +28,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.machine import TcpRequested
@@ -189,10 +189,14 @@ class Network(Fabric):
     def add_portal(self, router: Router, *, page_url: str = PORTAL_PAGE) -> Program[CaptivePortal]:
         """Have hosts behind a router meet a captive portal until :meth:`Router.leave_portal`.
 
-        It is the answer to each name asked of DNS and to each HTTP request; UDP is dropped.
+        It is the answer to each name asked of DNS and to each HTTP request; UDP is dropped. Asked
+        for again, it is the one that was there before, with the page that it had.
         """
-        host = self.add_host(f"{router.name} portal", router.inside)
-        router.portal = host
+        name = f"{router.name} portal"
+        if name in self.hosts:
+            router.portal = self.hosts[name]
+            return cast(Program[CaptivePortal], router.portal.programs[0])
+        host = router.portal = self.add_host(name, router.inside)
         return host.run(lambda rng: CaptivePortal(page_url=page_url), name="portal", tcp_ports=[80])
 
     def _expect_new_router(self, name: str) -> None:

@@ -13,6 +13,7 @@ from iroh_proto.address import UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing import mishaps as mishaps_module
+from iroh_proto.testing.firewall import WEB_ONLY
 from iroh_proto.testing.mishaps import (
     INTERNET,
     AddressChange,
@@ -24,10 +25,15 @@ from iroh_proto.testing.mishaps import (
     Move,
     NatReboot,
     Partition,
+    PortalClosed,
+    PortalOpened,
     PowerCut,
     ProcessRestart,
+    Sleep,
     UdpBlocked,
     UdpUnblocked,
+    Wake,
+    Walled,
 )
 from iroh_proto.testing.network import Network
 from iroh_proto.testing.shapes import NatShape, NetworkShape, NodeShape, expects_direct
@@ -100,6 +106,9 @@ def test_drawn_mishaps_can_happen_one_after_the_other_and_show_how_to_make_them(
         UdpBlocked("alice"),
         UdpBlocked("alice", "bob"),
         DnsDown(),
+        Sleep("alice"),
+        Walled("home", WEB_ONLY),
+        PortalClosed("home"),
     ],
     ids=repr,
 )
@@ -115,6 +124,8 @@ def test_what_lasts_is_undone_by_its_remedy(mishap: Mishap) -> None:
             (network.blocks_udp(alice, derper), network.blocks_tcp(alice, derper)),
             (network.blocks_udp(alice, carol), network.blocks_udp(alice, bob)),
             network.dns_is_up,
+            alice.is_awake,
+            (network.routers["home"].firewall, network.routers["home"].portal),
         ]
 
     network = built()
@@ -144,6 +155,29 @@ def test_an_address_changes_within_its_network(is_told: bool) -> None:
     assert lives[0].changes == is_told
     LinkUp("alice").apply(network)
     assert new.link.is_up
+
+
+def test_who_sleeps_is_not_told_and_does_not_restart() -> None:
+    network = built()
+    lives = run(network, "alice")
+    Sleep("alice").apply(network)
+    AddressChange("alice").apply(network)
+    ProcessRestart("alice").apply(network)
+    assert [life.changes for life in lives] == [0]
+    Wake("alice").apply(network)
+    AddressChange("alice").apply(network)
+    assert [life.changes for life in lives] == [1]
+
+
+def test_a_portal_can_close_again() -> None:
+    network = built()
+    for _ in range(2):
+        PortalClosed("home").apply(network)
+        portal = network.routers["home"].portal
+        assert portal is not None
+        assert portal is network.hosts["home portal"]
+        PortalOpened("home").apply(network)
+        assert network.routers["home"].portal is None
 
 
 def test_a_host_moves_and_keeps_its_other_interfaces() -> None:

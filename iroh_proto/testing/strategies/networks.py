@@ -8,6 +8,7 @@ from functools import partial
 
 from hypothesis import strategies as st
 
+from iroh_proto.testing.firewall import OUTBOUND_ONLY, UDP_BLOCKED, WEB_ONLY
 from iroh_proto.testing.mishaps import (
     INTERNET,
     AddressChange,
@@ -18,9 +19,12 @@ from iroh_proto.testing.mishaps import (
     Move,
     NatReboot,
     Partition,
+    PortalClosed,
     PowerCut,
     ProcessRestart,
+    Sleep,
     UdpBlocked,
+    Walled,
 )
 from iroh_proto.testing.nat_matrix import KINDS
 from iroh_proto.testing.network import Network
@@ -161,6 +165,22 @@ def _cut_dns(draw: st.DrawFn, now: _Situation) -> Mishap:
     return DnsDown()
 
 
+def _sleep(draw: st.DrawFn, now: _Situation) -> Mishap:
+    return Sleep(draw(st.sampled_from([*now.nodes, *now.derpers])))
+
+
+def _wall(draw: st.DrawFn, now: _Situation) -> Mishap:
+    if not now.nats:
+        return _block_udp(draw, now)
+    return Walled(draw(st.sampled_from(now.nats)), draw(_RULES))
+
+
+def _close_portal(draw: st.DrawFn, now: _Situation) -> Mishap:
+    if not now.nats:
+        return _cut_dns(draw, now)
+    return PortalClosed(draw(st.sampled_from(now.nats)))
+
+
 _KINDS: Sequence[Callable[[st.DrawFn, _Situation], Mishap]] = (
     _cut_link,
     _trouble_link,
@@ -173,7 +193,12 @@ _KINDS: Sequence[Callable[[st.DrawFn, _Situation], Mishap]] = (
     _part,
     _block_udp,
     _cut_dns,
+    _sleep,
+    _wall,
+    _close_portal,
 )
+
+_RULES = st.sampled_from([OUTBOUND_ONLY, UDP_BLOCKED, WEB_ONLY])
 
 _TROUBLES = st.sampled_from(
     [

@@ -73,7 +73,7 @@ class App:
 
     @property
     def is_running(self) -> bool:
-        return self.program.is_running
+        return self.program.is_running and self.host.is_awake
 
     def lives(self, end: End) -> bool:
         """Say whether an end is one of this life."""
