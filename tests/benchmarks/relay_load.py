@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from iroh_proto.address import DerpUrl
-from iroh_proto.derp.approach import Approach
+from iroh_proto.derp.approach import first_approach
 from iroh_proto.derp.codec import Form, FrameCodec
 from iroh_proto.derp.dialects import DIALECTS
 from iroh_proto.derp.frames import pack_datagrams
@@ -36,6 +36,7 @@ SHORTEST_LATENCY_RUN = 400  # frames
 FORMS: dict[str, tuple[str, Form]] = {
     "framed": ("v3", "framed"),
     "websocket": ("relay-v2", "websocket"),
+    "tailscale": ("tailscale", "framed"),
 }
 
 
@@ -74,12 +75,15 @@ class Client:
 
     def _prove_key(self, dialect_name: str, form: Form) -> None:
         dialect, rng = DIALECTS[dialect_name], random.Random(1)
+        url = DerpUrl.from_str("http://localhost")
+        approach = first_approach(url, dialect_name)
         upgrade = ClientUpgrade(
-            url=DerpUrl.from_str("http://localhost"),
-            path="/relay",
+            url=url,
+            path=approach.path,
             form=form,
             rng=rng,
-            subprotocols=Approach(dialect_name, "/relay", form).subprotocols,
+            upgrade=approach.upgrade,
+            subprotocols=approach.subprotocols,
         )
         handshake = dialect.client_handshake(secret_key=self.secret_key, rng=rng)
         self.codec = dialect.client_codec(form, rng=rng)
@@ -119,20 +123,21 @@ class Load:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._is_masked = way.form == "websocket"
 
-    def server_time(self, burst: int, seconds: float) -> float:
-        """Return the server's processor time for one packet, with a burst of each client under way.
+    def server_time(self, burst: int, seconds: float) -> tuple[float, float]:
+        """Return the server's processor time for one packet, and the packets of a second.
 
-        Whoever has received a burst sends one.
+        A burst of each client is under way: whoever has received one sends one. So there are as
+        many packets in a second as server and clients can move together.
         """
         size = self._prepare(burst)
         for client in self._clients:
             client.socket.send(client.burst)
         self._exchange(size, seconds / 4)
         started = self._time_used()
-        bursts = self._exchange(size, seconds)
+        packets = self._exchange(size, seconds) * burst
         used = self._time_used() - started
         self._finish()
-        return used / (bursts * burst)
+        return used / packets, packets / seconds
 
     def latency(self, frames: int) -> list[float]:
         """Return the seconds that each lone frame takes from one client to another."""
@@ -190,12 +195,16 @@ class Load:
 
 
 def measure(way: Way, clients: int, servers: Sequence[int], seconds: float) -> dict[str, float]:
-    """Return all figures, times in microseconds."""
+    """Return all figures, times in microseconds, packets by the second."""
     load = Load(way, clients, servers)
     taken = sorted(load.latency(SHORTEST_LATENCY_RUN))
+    bursts, packets = load.server_time(8, seconds)
+    single, lone_packets = load.server_time(1, seconds)
     return {
-        "bursts": load.server_time(8, seconds) * 1e6,
-        "single": load.server_time(1, seconds) * 1e6,
+        "bursts": bursts * 1e6,
+        "single": single * 1e6,
+        "packets": packets,
+        "lone_packets": lone_packets,
         "p50": statistics.median(taken) * 1e6,
         "p99": taken[len(taken) * 99 // 100] * 1e6,
     }
