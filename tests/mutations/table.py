@@ -346,4 +346,69 @@ MUTATIONS = (
         "if False:",
         ROUTER,
     ),
+    # Lessons that the mutations above leave alone, each with its own test
+    Mutation(
+        "lesson 8: payload without any way is an error",
+        "iroh_proto/magicsock.py",
+        "            self._stats.unreachable += len(datagrams)\n        self._gather(now)",
+        '            raise LocalProtocolError("no way")\n        self._gather(now)',
+        (
+            "test_magicsock_payload.py::test_lesson_08_a_peer_without_any_way_is_counted_not_an_error",
+        ),
+    ),
+    Mutation(
+        "lesson 9: payload that went nowhere is not counted",
+        "iroh_proto/magicsock.py",
+        "        elif not addresses:\n            self._stats.unreachable",
+        "        elif False:\n            self._stats.unreachable",
+        ("test_magicsock_payload.py::test_lesson_09_pings_are_not_counted_as_payload",),
+    ),
+    Mutation(
+        "lesson 15: a lost server is dialled again only for what waits",
+        "iroh_proto/derp/server_link.py",
+        "self.retry_at = now + delay",
+        "self.retry_at = now + delay if self._waiting else None",
+        (
+            "test_derp_pool.py::test_lesson_15_a_lost_home_is_connected_again_without_anything_to_send",
+        ),
+    ),
+    Mutation(
+        "lesson 16: a server is dialled again while it is being dialled",
+        "iroh_proto/derp/server_link.py",
+        "        self.retry_at = None\n        self._dial_deadline = now",
+        "        self._dial_deadline = now",
+        ("test_derp_pool.py::test_lesson_16_a_server_is_dialled_once_and_datagrams_wait_for_it",),
+    ),
+    Mutation(
+        "lesson 16: each change of the network ends the connections to servers",
+        "iroh_proto/derp/server_link.py",
+        "            self._client.ping(now=now)\n            return\n",
+        "            self._client.ping(now=now)\n",
+        (
+            "test_derp_pool.py::test_lesson_16_a_connection_that_survives_a_change_of_network_is_kept",
+        ),
+    ),
+    Mutation(
+        "lesson 20: a known node without any address is an error",
+        "iroh_proto/paths/state.py",
+        "return udp.dial_addresses(), self.derp_url",
+        "return (udp.dial_addresses()[0],), self.derp_url",
+        ("test_paths_lessons.py::test_lesson_20_a_known_node_without_any_address_is_no_error",),
+    ),
+    Mutation(
+        "lesson 21: datagrams after the close are an error",
+        "iroh_proto/magicsock.py",
+        "            self._stats.out_of_season += len(batch)\n            return",
+        '            raise LocalProtocolError("closed")',
+        (
+            "test_magicsock_payload.py::test_lesson_21_before_start_and_after_close_it_is_quiet_and_no_error",
+        ),
+    ),
+    Mutation(
+        "lesson 22: a late pong is an error",
+        "iroh_proto/disco/pinger.py",
+        "            self._stats.unmatched_pongs += 1\n            return",
+        "            raise KeyError(pong.tx_id)",
+        ("test_paths_lessons.py::test_lesson_22_late_pongs_are_counted_and_harmless",),
+    ),
 )
