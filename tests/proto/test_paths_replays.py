@@ -56,6 +56,25 @@ def test_a_ping_from_before_a_dial_does_not_lead_it_astray() -> None:
     assert HOME in node.route(2.0)[0]
 
 
+def test_a_ping_that_comes_twice_is_answered_once() -> None:
+    for source in (HOME, DerpAddress(URL, PEER)):
+        node = make_node(HOME)
+        answers = []
+        for tx_id in (OLD, OLD, b"another ping", b"another ping"):
+            answers.append(node.take_ping(source, tx_id, 1.0)[0])
+            node.settle(1.0)
+        assert answers == [True, False, True, False]
+
+
+def test_a_ping_that_comes_twice_is_asked_back_once() -> None:
+    node = make_node(HOME)
+    asks = []
+    for _ in range(2):
+        asks.append(node.take_ping(HOME, OLD, 1.0)[1])
+        node.settle(1.0)
+    assert asks == [True, False]
+
+
 def test_one_ping_from_many_addresses_pushes_out_none_that_was_named() -> None:
     node = make_node(HOME)
     replay(node, *(UdpAddress("198.51.100.66", port) for port in range(1, 1000)), now=1.0)
