@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all unless named")
     parser.add_argument("--seconds", type=int, default=10, help="for each target (10)")
     parser.add_argument("--runs", type=int, help="stop a target after so many executions")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="what chance begins with; 0 is another one each time"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time")
     parser.add_argument("--corpus", type=Path, default=HERE / "corpus", help="kept between runs")
     parser.add_argument("--crashes", type=Path, default=HERE / "crashes")
@@ -67,6 +70,7 @@ def _fuzz(options: argparse.Namespace) -> int:
             target,
             seconds=options.seconds,
             runs=options.runs,
+            seed=options.seed,
             corpus=options.corpus,
             crashes=options.crashes,
         ),
@@ -125,7 +129,12 @@ def _self_check(seconds: int) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         outcome = fuzz(
-            PLANTED, seconds=seconds, runs=None, corpus=folder / "in", crashes=folder / "out"
+            PLANTED,
+            seconds=seconds,
+            runs=None,
+            seed=0,
+            corpus=folder / "in",
+            crashes=folder / "out",
         )
         print(_row(outcome))
         if outcome.crash is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -70,7 +71,9 @@ def write_seeds(target: str, folder: Path) -> None:
         (folder / hashlib.sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
 
 
-def fuzz(target: str, *, seconds: int, runs: int | None, corpus: Path, crashes: Path) -> Outcome:
+def fuzz(
+    target: str, *, seconds: int, runs: int | None, seed: int, corpus: Path, crashes: Path
+) -> Outcome:
     """Fuzz one target until the time is over, so many runs are done, or it breaks."""
     own_corpus, own_crashes = corpus / target, crashes / target
     write_seeds(target, own_corpus)
@@ -78,6 +81,7 @@ def fuzz(target: str, *, seconds: int, runs: int | None, corpus: Path, crashes: 
     known = set(own_crashes.iterdir())
     arguments = [
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-max_len={INPUT_LIMIT}",
         f"-timeout={HANG_LIMIT}",
         f"-rss_limit_mb={MEMORY_LIMIT}",
@@ -123,6 +127,7 @@ def _run(command: list[str], limit: int) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=limit,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
             check=False,
         )
     except subprocess.TimeoutExpired as error:
