@@ -39,7 +39,6 @@ from iroh_anyio.derper.control import (
     Start,
     read_settings,
 )
-from iroh_anyio.derper.metrics import DerperCounts
 from iroh_anyio.derper.peers import Peers
 from iroh_anyio.derper.server import Derper
 from iroh_proto.address import DerpUrl
@@ -48,7 +47,7 @@ from iroh_proto.derp.mesh import MESH_DIALECTS, MeshServer
 from iroh_proto.derp.rate import AcceptLimit
 
 COUNT_INTERVAL = 1.0
-"""Seconds between the times that the counts are passed on."""
+"""Seconds between the times that the counts are passed on, which is also a sign of life."""
 
 _PEER_HOST = "worker-"
 
@@ -65,7 +64,6 @@ class Worker:
     ) -> None:
         self._channel = channel
         self._workers = start.workers
-        self._told: DerperCounts | None = None
         self._derper = Derper.as_peer(
             share_of(config, start.workers),
             listeners,
@@ -120,10 +118,7 @@ class Worker:
             await anyio.sleep(COUNT_INTERVAL)
 
     def _count(self) -> None:
-        counts = self._derper.count()
-        if counts != self._told:
-            self._told = counts
-            self._channel.send(Counted(counts=counts))
+        self._channel.send(Counted(counts=self._derper.count()))
 
     def _dial(self, tcp_id: int, host: str) -> None:
         self._channel.send(Dial(tcp_id=tcp_id, worker=int(host.removeprefix(_PEER_HOST))))

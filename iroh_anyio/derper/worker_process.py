@@ -19,6 +19,13 @@ END_TIMEOUT = 3.0
 """Seconds that a worker has to end once its control channel is closed; then it is killed."""
 
 
+SILENCE_LIMIT = 30.0
+"""Seconds without a word after which a worker that serves hangs; it counts aloud every second."""
+
+LAST_WORD_TIME = 1.0
+"""Seconds in which to read what it said, if it was this process that did not come to listen."""
+
+
 class WorkerProcess:
     """One process, from its start to its end.
 
@@ -79,14 +86,27 @@ class WorkerProcess:
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     async def run(self, heed: Callable[[Message, Sequence[int]], None]) -> None:
-        """Give its messages to ``heed`` until it has nothing more to say, and let it end."""
+        """Give its messages to ``heed`` until it has nothing more to say, and let it end.
+
+        One that hangs is killed.
+        """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.channel.run_writer)
-            while (received := await self.channel.receive()) is not None:
+            while (received := await self._hear()) is not None:
                 heed(*received)
             self.channel.close()
         with anyio.move_on_after(END_TIMEOUT):
             await self._process.wait()
+
+    async def _hear(self) -> tuple[Message, Sequence[int]] | None:
+        if not self.is_serving:  # how long it takes to begin depends on the machine
+            return await self.channel.receive()
+        for seconds in (SILENCE_LIMIT, LAST_WORD_TIME):
+            with anyio.move_on_after(seconds):
+                return await self.channel.receive()
+        self.error = f"no sign of life for {SILENCE_LIMIT:g} s"
+        self._process.kill()
+        return None
 
     async def end(self) -> None:
         """End it at once, if it has not ended. Not cancellable."""

@@ -20,7 +20,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from iroh_anyio import MagicEndpoint
-from iroh_anyio.derper import Derper, DerperPool
+from iroh_anyio.derper import Derper, DerperPool, worker_process
 from iroh_anyio.derper.config_file import parse_config
 from iroh_proto import DerpMap, DerpNode, NodeAddr, SecretKey, UdpAddress
 from iroh_proto.address import DerpUrl
@@ -302,6 +302,17 @@ class TestLosingWorkers:
                 bob = await clients.connect("v3", BOB, 1)
                 await bob.is_reached_by(alice, BOB)
                 await alice.is_reached_by(bob, ALICE)
+
+    async def test_a_worker_that_hangs_is_replaced_and_an_idle_one_is_not(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_process, "SILENCE_LIMIT", 4.0)
+        async with pool_of(2) as pool:
+            hanging, idle = (pool._workers[number].pid for number in (0, 1))
+            os.kill(hanging, signal.SIGSTOP)
+            await settled(lambda: len(pool.pids) == 2 and hanging not in pool.pids)
+            assert idle in pool.pids
+            assert "no sign of life for 4 s" in caplog.text
 
     async def test_counts_of_a_worker_that_died_stay(self) -> None:
         async with pool_of(2) as pool, Clients(pool) as clients:
