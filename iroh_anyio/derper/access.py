@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -108,6 +109,15 @@ class AccessControl:
                 return False if isinstance(node_id, X25519PublicKey) else None
             case _:
                 assert_never(self.rule)
+
+    def denied(self, clients: Iterable[ClientKey]) -> frozenset[ClientKey]:
+        """Return those that were let in before, and are not by the list of the present rule.
+
+        What else they showed when they came is not known any more.
+        """
+        if not isinstance(self.rule, Allowlist | Denylist):
+            return frozenset()
+        return frozenset(key for key in clients if not self.decide(key, None))
 
     async def ask(self, node_id: ClientKey) -> bool:
         """Ask the web service of the rule. Whatever goes wrong means no.

@@ -223,8 +223,8 @@ class Derper(Service):
     def reload(self, config: DerperConfig) -> list[str]:
         """Take up the settings that can change while it runs, and read the certificate again.
 
-        Access and the limit on connections hold for who comes from now on. Clients that are
-        connected stay, under the new rate limit.
+        The limit on connections and what is asked of who comes hold from now on. Clients that are
+        connected stay, under the new rate limit, unless a list says of them that they may not.
 
         :returns: the names of settings that differ and hold only after a restart.
         :raises ModuleNotFoundError: if a setting needs a library that is not installed; nothing
@@ -235,6 +235,8 @@ class Derper(Service):
         changed = changed_settings(before, config)
         self._config = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
         self._access.rule = config.access
+        if "access" in changed:
+            self._machine.dismiss(self._access.denied(self._machine.clients), now=now)
         if "rate_limit" in changed:
             self._machine.set_rate_limit(config.rate_limit, now=now)
         if "accept_limit" in changed:

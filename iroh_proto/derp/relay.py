@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import assert_never
 
@@ -302,6 +302,14 @@ class DerpServer:
         for tcp_id, connection in list(self._connections.items()):
             connection.set_rate_limit(limit, now=now)
             self._settle(tcp_id, connection, now)
+
+    def dismiss(self, keys: Collection[ClientKey], *, now: float) -> None:
+        """Close the clients with these keys, those that gave way included. The mesh's stay."""
+        now = self._time.advance(now)
+        for tcp_id, connection in list(self._connections.items()):
+            if connection.node_id in keys and not connection.is_mesh_member:
+                connection.close(now=now)
+                self._settle(tcp_id, connection, now)
 
     def set_accept_limit(self, limit: AcceptLimit | None, *, now: float) -> None:
         """Change how fast connections may come."""

@@ -409,6 +409,16 @@ class TestReload:
             assert await is_let_in(derper, BOB)
             assert not await is_let_in(derper, BOB)
 
+    async def test_who_is_denied_now_is_sent_away_and_nobody_else(self) -> None:
+        async with serving(LOCAL) as derper, meeting(derper):
+            assert set(derper.machine.clients) == {ALICE.public, BOB.public}
+            text = f'{LOCAL}access.denylist = ["{ALICE.public}"]\n'
+            assert derper.reload(parse_config(text)) == []
+            assert derper.machine.clients == [BOB.public]
+            text = f'{LOCAL}access.allowlist = ["{ALICE.public}"]\n'
+            assert derper.reload(parse_config(text)) == []
+            assert derper.machine.clients == []
+
     async def test_a_rate_limit_holds_for_who_is_connected(self) -> None:
         async with serving(LOCAL) as derper, meeting(derper) as (_, client):
             text = f"{LOCAL}[limits.client.rx]\nbytes_per_second = 100\nmax_burst_bytes = 1"

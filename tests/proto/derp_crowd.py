@@ -113,6 +113,7 @@ def operations_of_a_host() -> st.SearchStrategy[Operation[DerpServer]]:
     return st.one_of(
         st.builds(decide, st.booleans(), reason),
         limit.map(lambda limit: Call("set_rate_limit", limit)),
+        st.integers(0, 3).map(lambda number: Call("dismiss", [key(number).public])),
         st.sampled_from([None, AcceptLimit(0.5, 2)]).map(
             lambda limit: Call("set_accept_limit", limit)
         ),

@@ -236,6 +236,18 @@ class TestAccess:
     ) -> None:
         assert token_of(request(headers, query)) == token
 
+    def test_clients_that_may_not_stay_are_closed_also_those_that_gave_way(self) -> None:
+        world = World()
+        waiting, _ = world.connect("relay-v2", ALICE)
+        newest, _ = world.connect("relay-v2", ALICE)
+        other, _ = world.connect("v3", BOB)
+        world.server.dismiss([ALICE.public], now=world.now)
+        world.flush()
+        assert world.server.clients == [BOB.public]
+        assert TcpCloseRequested(tcp_id=waiting) in world.events
+        assert TcpCloseRequested(tcp_id=newest) in world.events
+        assert TcpCloseRequested(tcp_id=other) not in world.events
+
 
 class TestRateLimit:
     def test_a_client_over_its_limit_is_left_unread_for_as_long_as_it_sent_too_much(self) -> None:
