@@ -53,6 +53,9 @@ def explain_close(
         kind = "identity"
     elif code == QuicErrorCode.CONNECTION_REFUSED:
         kind = "refused"
+    elif by_peer and code == QuicErrorCode.APPLICATION_ERROR:
+        # What an application says so early may not be passed on (RFC 9000, section 10.2.3).
+        text = text or "the peer ended it before the handshake was complete at its end"
     elif not by_peer and code == QuicErrorCode.INTERNAL_ERROR and text == _IDLE_TEXT:
         kind, text = "idle", "nothing was heard from the peer for the idle time-out"
     if not by_peer and context is not None and context.identity_failed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
+
+from aioquic.quic.packet import QuicErrorCode
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.disco.pinger import PING_TIMEOUT
@@ -114,8 +116,13 @@ def check_close(world: World, call: Call, end: End) -> None:
             justified = not (call.has_home and calm)
         case "alpn" | "refused":
             justified = call.alpn not in target.alpns or not world.was_calm_for(HANDSHAKE_TIMEOUT)
+        case "transport":
+            # One end has the last of the handshake, the other waited for it in vain.
+            gave_up = reason.by_peer and reason.code == QuicErrorCode.APPLICATION_ERROR
+            calm = world.was_calm_for(HANDSHAKE_TIMEOUT + RECONNECT_TIME)
+            justified = gave_up and other.established_at is None and not calm
         case _:
-            justified = False
+            assert_never(reason.kind)
     assert justified, f"{end.node} lost {call} at {world.now}: {reason}"
 
 
