@@ -526,6 +526,12 @@ class TestMisuse:
         assert connection.stats.faults == 0
         assert connection.get_timer() is None
 
+    @pytest.mark.parametrize("way", ["v2", "v3"])
+    def test_older_dialects_have_no_words_for_a_client_s_standing(self, way: str) -> None:
+        connection, _ = admitted(way)
+        connection.tell_standing(is_active=False, now=1.0)
+        assert connection.data_to_send() == b""
+
     def test_a_rate_limit_may_be_set_before_the_proof(self) -> None:
         connection = started()
         connection.set_rate_limit(RateLimit(1_000, 100), now=0.0)

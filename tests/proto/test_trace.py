@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap, DerpNode
+from iroh_proto.derp.pool_events import HomeDerpChanged
 from iroh_proto.disco.message import DISCO_MAGIC, CallMeMaybe, Ping, Pong
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
@@ -18,11 +20,13 @@ from iroh_proto.magicsock import Magicsock
 from iroh_proto.paths.own_address_events import AddressServer
 from iroh_proto.stun.message import encode_binding_request, encode_binding_response
 from iroh_proto.stun.probe import StunProbe
+from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.strategies import node_ids, udp_addresses
 from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
-from iroh_proto.trace.lines import LineWriter
+from iroh_proto.trace.lines import FORMAT, LineWriter, read_lines
+from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe, RecordedRandom, Tape
-from iroh_proto.trace.values import Json, decode_value, encode_value
+from iroh_proto.trace.values import Json, decode_value, encode_value, fields_of
 
 URL = DerpUrl.from_str("https://derp.example/")
 SERVER = UdpAddress("192.0.2.9", 3478)
@@ -277,3 +281,42 @@ def test_a_reader_keeps_so_many_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sealed_datagram_is_not_longer_than_udp_permits() -> None:
     with pytest.raises(DecodeError, match="no datagram holds 65536 bytes"):
         DiscoReader().seal({"from": str(SECRETS[0].public), "sealed": 65_536})
+
+
+def test_lists_that_are_nested_too_deeply_are_refused() -> None:
+    nested: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+    with pytest.raises(DecodeError, match="too deeply"):
+        decode_value(nested)
+
+
+@pytest.mark.parametrize("wrong", [{"at": 1, "kind": "X"}, {"at": "a", "kind": None}])
+def test_a_line_has_a_place_and_a_kind(wrong: Json) -> None:
+    head = json.dumps({"format": FORMAT, "lifelines": ["a"]})
+    with pytest.raises(DecodeError, match="line 2 has no place or no kind"):
+        read_lines([head, json.dumps({"time": 0.0, **wrong})])
+
+
+def test_an_event_without_fields_is_written_as_it_shows_itself() -> None:
+    assert fields_of(SERVER.port) == {"value": "3478"}
+
+
+def test_what_the_endpoint_tells_stands_beside_its_machines() -> None:
+    written: list[Json] = []
+    tape = NodeTape(SECRETS[0], written.append, now=1000.25)
+    tape.note(HomeDerpChanged(url=URL))
+    tape.stop()
+    name = SECRETS[0].public.fmt_short()
+    assert written[1:] == [
+        {"time": 0.0, "at": f"{name}/endpoint", "kind": "HomeDerpChanged", "url": str(URL)}
+    ]
+
+
+def test_a_machine_that_draws_no_lots_is_made_without_chance() -> None:
+    written: list[Json] = []
+    lines = LineWriter(written.append)
+    server = Tape.make(Recipe(StunServer), random.Random(1), lines, "a/stun")
+    server.receive_datagrams([encode_binding_request(bytes(12))], SERVER, now=1.0)
+    lines.finish()
+    assert [line["kind"] for line in written] == ["MachineMade", "DatagramsReceived"]
