@@ -72,8 +72,8 @@ class MeshClient(DerpClient):
         )
 
     def _connect(self, handshake: ClientHandshake, now: float) -> None:
-        if isinstance(handshake, V2ClientHandshake | TailscaleClientHandshake):
-            self.server_key = handshake.server_key
+        assert isinstance(handshake, V2ClientHandshake | TailscaleClientHandshake)
+        self.server_key = handshake.server_key
         super()._connect(handshake, now)
         self._send(WatchConns())
 

@@ -152,8 +152,8 @@ class RelayMesh:
 
     def forward(self, *, now: float) -> None:
         """Send on what the router has for other servers."""
-        for forward in self._router.take_forwards():
-            if self._links is not None:
+        if self._links is not None:  # else there is nobody that it could have anything for
+            for forward in self._router.take_forwards():
                 self._links.forward(forward, now=now)
 
     # Connections from other servers
@@ -197,6 +197,7 @@ class RelayMesh:
             connection.send_presence(presence, now=now)
 
     def _heed(self, tcp_id: int, request: MeshRequest, now: float) -> None:
+        assert not isinstance(request, ForwardPacket | CurveForwardPacket), "these have a way"
         match request:
             case WatchConns():
                 self._watch(tcp_id, now)
@@ -204,8 +205,6 @@ class RelayMesh:
                 for target in self._router.clients_of(key):
                     self._connections[target].close(now=now)
                     self._touched[target] = None
-            case ForwardPacket() | CurveForwardPacket():
-                raise AssertionError("these have a way")
             case _:
                 assert_never(request)
 

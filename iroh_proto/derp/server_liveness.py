@@ -45,7 +45,8 @@ class ServerLiveness:
             jitter = dialect.keep_alive_jitter
             self._interval = dialect.keep_alive_interval
             self._interval += rng.uniform(0.0, jitter) if jitter else 0.0
-        elif dialect.ping_interval is not None:
+        else:
+            assert dialect.ping_interval is not None, "a dialect has one or the other"
             self._interval = dialect.ping_interval + rng.uniform(*PING_JITTER)
         self._ping_data = b""
         self._pong_waits = False

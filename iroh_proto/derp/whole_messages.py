@@ -62,10 +62,7 @@ class WholeMessages:
             data = bytes(self._unfinished)
             self._unfinished.clear()
         self._data, self._offset = data, 0
-        while not self.is_over:
-            found = self._find(data, self._offset)
-            if found is None:
-                break
+        while (found := self._find(data, self._offset)) is not None:
             start, stop = found
             self._offset = stop
             if self._mask_bit:

@@ -353,8 +353,8 @@ class PathFinder:
         self._expire_challenges(now)
         for node_id in self._changes.pop_expired(now):
             node = self._nodes.get(node_id)
-            if node is not None:
-                self._update(node, now)
+            assert node is not None, "a forgotten peer has no deadline"
+            self._update(node, now)
         if self._heartbeat.expire(now):
             self._beat(now)
 
@@ -418,9 +418,9 @@ class PathFinder:
     def _expire_challenges(self, now: float) -> None:
         for challenge in self._challenges.expire(now):
             node = self._nodes.get(challenge.node_id)
-            if node is not None:
-                node.take_ping_timeout(challenge.addr, challenge.sent_at)
-                self._update(node, now)
+            assert node is not None, "the challenges of a forgotten peer are forgotten, too"
+            node.take_ping_timeout(challenge.addr, challenge.sent_at)
+            self._update(node, now)
 
     def _call(self, node: NodeState, url: DerpUrl, now: float) -> None:
         found_at = self._own_found_at

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, assert_never
 
 from iroh_proto.box import BOX_NONCE_SIZE, SharedBox
 from iroh_proto.disco.message import (
@@ -168,6 +168,8 @@ def label_of(opened: Json) -> str:
             return f"pong {message.tx_id[:2].hex()}, saw {message.observed}"
         case CallMeMaybe():
             return f"call me maybe ({len(message.addresses)} addresses)"
+        case _:
+            assert_never(message)
 
 
 def _stun(datagram: bytes) -> str:

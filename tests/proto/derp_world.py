@@ -11,7 +11,8 @@ from iroh_proto.box import SharedBox
 from iroh_proto.derp.approach import SUBPROTOCOLS
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.codec import Form, FrameCodec
-from iroh_proto.derp.dialects import DIALECTS, ClientKey, v2
+from iroh_proto.derp.curve_frames import ServerInfo
+from iroh_proto.derp.dialects import DIALECTS, ClientKey, tailscale, v2
 from iroh_proto.derp.events import DerpClientEvent
 from iroh_proto.derp.frames import Frame, Ping, Pong
 from iroh_proto.derp.map import DerpMap
@@ -25,7 +26,7 @@ from iroh_proto.derp.upgrade import (
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
-from iroh_proto.x25519 import x25519_of
+from iroh_proto.x25519 import NaclBox, X25519PublicKey, X25519SecretKey, x25519_of
 
 URL = DerpUrl.from_str("http://relay.example")
 SERVER_KEY = SecretKey.from_bytes(b"\x01" * 32)
@@ -78,6 +79,7 @@ class ServerSide:
         self.is_broken = False
         self.codec: FrameCodec | None = None
         self.server_details = v2.ServerDetails()
+        self.curve_details = tailscale.ServerDetails()
         self._upgrade = ServerUpgrade()
         self._rng = random.Random(1)
 
@@ -147,6 +149,9 @@ class ServerSide:
         if isinstance(node_id, NodeId) and frames and self.server_details != v2.ServerDetails():
             sealed = SharedBox(SERVER_KEY, node_id).seal(self.server_details.encode(), bytes(24))
             frames = [v2.ServerInfo(sealed)]
+        if isinstance(node_id, X25519PublicKey):
+            box = NaclBox(X25519SecretKey.of(SERVER_KEY), node_id)
+            frames = [ServerInfo(box.seal(self.curve_details.encode(), bytes(24)))]
         return self.send(*frames)
 
 

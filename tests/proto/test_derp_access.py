@@ -272,7 +272,13 @@ class TestRateLimit:
 
     @pytest.mark.parametrize(
         ("way", "notices"),
-        [("relay-v2", [Status(STATUS_RATE_LIMITED)]), ("relay-v1", []), ("v3", [])],
+        [
+            ("relay-v2", [Status(STATUS_RATE_LIMITED)]),
+            ("relay-v1", []),
+            ("v3", []),
+            ("v2", []),
+            ("tailscale", []),
+        ],
     )
     def test_the_latest_dialect_tells_a_client_once(self, way: str, notices: list[Frame]) -> None:
         world = World(new_server(rate_limit=RATE))

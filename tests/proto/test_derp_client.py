@@ -17,7 +17,8 @@ from iroh_proto.derp.client import (
     DerpClient,
 )
 from iroh_proto.derp.codec import Form
-from iroh_proto.derp.dialects import DIALECTS, v2
+from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone, CurveSendPacket
+from iroh_proto.derp.dialects import DIALECTS, tailscale, v2
 from iroh_proto.derp.events import (
     ConnectionLost,
     DerpConnected,
@@ -324,6 +325,7 @@ def test_trying_ends_whatever_a_server_answers(
         (RELAY_V1_SERVER, [V3, WEBSOCKET]),
         (RELAY_V2_SERVER, [V3, WEBSOCKET]),
         (TAILSCALE_SERVER, [V3, LISTEN, TAILSCALE]),
+        ({**TAILSCALE_SERVER, ("/derp", "framed"): "tailscale"}, [V3, LISTEN]),
         (TAILSCALE_SERVER, [WEBSOCKET, OLD_WEBSOCKET]),
     ],
 )
@@ -628,6 +630,27 @@ def test_a_v2_server_can_limit_the_rate() -> None:
     exchange(client, server, now=2.0)
     assert len(server.frames) == 3
     assert client.stats.datagrams_unsent == 2
+
+
+def test_a_tailscale_server_limits_the_rate_of_each_datagram_by_itself() -> None:
+    client, server = new_client(TAILSCALE), ServerSide(TAILSCALE_SERVER)
+    server.curve_details = tailscale.ServerDetails(bytes_per_second=100, burst_bytes=250)
+    client.start(now=0.0)
+    exchange(client, server, now=0.0)
+    client.send_datagrams(PEER, [bytes(80)] * 3, now=0.0)
+    exchange(client, server, now=0.0)
+    assert server.frames == [CurveSendPacket(x25519_of(PEER), bytes(80))] * 2
+    assert client.stats.datagrams_unsent == 1
+
+
+def test_that_somebody_left_who_was_never_heard_of_is_no_news() -> None:
+    client, server = new_client(TAILSCALE), ServerSide(TAILSCALE_SERVER)
+    client.start(now=0.0)
+    exchange(client, server, now=0.0)
+    events_of(client)
+    client.receive_data(server.send(CurvePeerGone(x25519_of(PEER), GONE_NOT_HERE)), now=1.0)
+    assert events_of(client) == []
+    assert client.is_connected
 
 
 def test_payloads_that_are_cut_short_are_counted() -> None:

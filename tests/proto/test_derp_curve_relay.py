@@ -249,6 +249,27 @@ def test_sending_to_ever_new_nobodies_costs_few_computations() -> None:
     assert world.server.stats.router.packets_without_route == len(nobodies)
 
 
+def test_packets_for_a_key_that_nobody_can_have_are_lost() -> None:
+    world = World()
+    world.connect("tailscale", BOB)
+    tcp_id, peer = world.connect("v3", ALICE)
+    world.give(tcp_id, peer.codec.encode_packets(NodeId(b"\x01" + bytes(31)), [b"x"]))
+    assert world.server.stats.router.packets_without_route == 1
+
+
+def test_who_was_never_named_to_nodes_does_not_leave_them() -> None:
+    # Bob sends to Carol by her X25519 key; then she is there as a node, who never heard of him.
+    world = World()
+    carol_id, _ = world.connect("tailscale", CAROL)
+    bob_id, _ = world.connect("tailscale", BOB)
+    send_bare(world, bob_id, curve(CAROL), b"quic")
+    world.server.receive_tcp_eof(carol_id, now=world.now)
+    _, carol = world.connect("v3", CAROL)
+    world.server.receive_tcp_eof(bob_id, now=world.now)
+    world.flush()
+    assert carol.frames == []
+
+
 # Two clients of this project
 
 

@@ -22,6 +22,7 @@ from iroh_proto.derp.curve_frames import (
     CurvePeerPresent,
 )
 from iroh_proto.derp.dialects.v2 import FORWARD_LIMIT, ClosePeer, ForwardPacket, PeerPresent
+from iroh_proto.derp.events import ConnectionLost
 from iroh_proto.derp.frames import Frame, PeerGone, Ping, WatchConns, pack_datagrams
 from iroh_proto.derp.mesh import (
     MESH_DIALECTS,
@@ -32,6 +33,7 @@ from iroh_proto.derp.mesh import (
     MeshServerConnected,
     MeshServerLost,
 )
+from iroh_proto.derp.mesh_client import MeshClient
 from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.region import Region
@@ -39,12 +41,14 @@ from iroh_proto.derp.relay import DerpServer
 from iroh_proto.derp.relay_events import AccessRequested, ClientDisconnected
 from iroh_proto.derp.relay_mesh import RelayMesh
 from iroh_proto.derp.router import DerpRouter
+from iroh_proto.derp.router_reports import Forward
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.machine import TcpCloseRequested, TcpRequested
 from iroh_proto.testing.contract import Call, React, Run, Subject, contract_tests
 from iroh_proto.x25519 import x25519_of
 from tests.proto.derp_peer import ALL_WAYS, CURVE_WAYS, WAYS, Peer, World, key
+from tests.proto.derp_world import URL, V2_SERVER, ServerSide, events_of, exchange
 from tests.proto.test_derp_curve_relay import curve, disco_from
 
 MESH_KEY = MeshKey(b"\x6d" * 32)
@@ -531,6 +535,26 @@ class TestServing:
             assert site.server.stats.mesh.dials == 1
             assert site.server.clients == []
 
+    @pytest.mark.parametrize("dialect", MESH_DIALECTS)
+    def test_nobody_is_closed_where_nobody_has_the_key(self, dialect: str) -> None:
+        site = Site("one", [], MESH_KEY)
+        site.connect("v3", ALICE)
+        tcp_id, member = site.connect(dialect, server_key("two"), mesh_key=MESH_KEY)
+        requests = curve_requests() if dialect == "tailscale" else v2_requests()
+        site.give(tcp_id, member.codec.encode(requests[1]))
+        assert site.server.clients == [ALICE.public]
+
+    def test_of_a_stranger_elsewhere_nothing_passes_to_nodes(self) -> None:
+        site = Site("one", [], MESH_KEY)
+        _, bob = site.connect("v3", BOB)
+        tcp_id, member = site.connect("tailscale", server_key("two"), mesh_key=MESH_KEY)
+        for payload in (b"quic", disco_from(CAROL.public), b"quic"):
+            frame = CurveForwardPacket(curve(CAROL), curve(BOB), payload)
+            site.give(tcp_id, member.codec.encode(frame))
+        # Its server does not say that it is there: by its own word it is known for one packet.
+        assert site.server.stats.router.packets_without_name == 2
+        assert bob.datagrams() == [(CAROL.public, disco_from(CAROL.public))]
+
     def test_packets_for_nobody_are_answered_to_the_server(self) -> None:
         site = Site("one", [], MESH_KEY)
         tcp_id, member = site.connect("tailscale", server_key("two"), mesh_key=MESH_KEY)
@@ -751,3 +775,79 @@ def test_no_connection_in_time_is_none() -> None:
     assert [event.error for event in lost] == ["no connection within 10 s"] * 2
     assert mesh.get_timer() == CONNECT_TIMEOUT + RETRY_INTERVAL
     assert x25519_of(BOB.public) == curve(BOB)
+
+
+class TestLinks:
+    """Connections to other servers, one by one."""
+
+    def test_a_closed_mesh_closes_its_connections_and_dials_no_more(self) -> None:
+        world = MeshWorld(dialects=["v2"])
+        site = world["one"]
+        site.server.close(now=site.now)
+        world.settle()
+        assert not world.wires
+        assert site.server.stats.mesh.dials == 1
+        assert site.server.get_timer() is None
+        site.server.close(now=site.now)
+        site.drain_events()
+        assert MeshServerLost not in map(type, site.events)  # it was not lost, but left
+
+    def test_packets_for_a_server_that_is_not_there_are_counted(self) -> None:
+        mesh = new_mesh(random.Random(1))
+        mesh.start(now=0.0)
+        forward = Forward(0, ALICE.public, BOB.public, [b"header", b"x", b"header", b"y"])
+        mesh.forward(forward, now=0.0)
+        (first, _) = list(iter(mesh.next_event, None))
+        assert isinstance(first, TcpRequested)
+        mesh.complete_tcp(first.tcp_id, now=0.0)
+        mesh.forward(forward, now=0.0)
+        assert mesh.stats.packets_unsent == 4
+        client = new_mesh_client()
+        client.forward(forward, now=0.0)
+        assert client.stats.datagrams_unsent == 2
+
+    def test_a_connection_is_complete_once_and_has_bytes_only_then(self) -> None:
+        mesh = new_mesh(random.Random(1))
+        mesh.start(now=0.0)
+        first, second = list(iter(mesh.next_event, None))
+        assert isinstance(first, TcpRequested)
+        assert isinstance(second, TcpRequested)
+        with pytest.raises(LocalProtocolError, match="not complete"):
+            mesh.receive_tcp_data(first.tcp_id, b"x", now=0.0)
+        with pytest.raises(LocalProtocolError, match="not complete"):
+            mesh.receive_tcp_eof(first.tcp_id, now=0.0)
+        mesh.complete_tcp(first.tcp_id, now=0.0)
+        with pytest.raises(LocalProtocolError, match="complete already"):
+            mesh.complete_tcp(first.tcp_id, now=0.0)
+        mesh.close(now=0.0)
+        mesh.complete_tcp(second.tcp_id, now=0.0)  # too late
+        mesh.receive_tcp_data(second.tcp_id, b"x", now=0.0)
+        assert mesh.tcp_to_send() == []
+        assert mesh.tcp_data_to_send(second.tcp_id) == b""
+        assert mesh.get_timer() is None
+
+    def test_a_server_that_tells_more_than_is_taken_is_let_go(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("iroh_proto.derp.mesh_client.TOLD_LIMIT", 3)
+        client, server = new_mesh_client(), ServerSide(V2_SERVER)
+        client.start(now=0.0)
+        exchange(client, server, now=0.0)
+        assert server.frames == [WatchConns()]
+        events_of(client)
+        client.receive_data(server.send(PeerPresent(ALICE.public)) * 3, now=0.0)
+        assert client.take_told() == [(ALICE.public, True)] * 3
+        client.receive_data(server.send(PeerPresent(ALICE.public)) * 4, now=0.0)
+        (lost,) = events_of(client)
+        assert isinstance(lost, ConnectionLost)
+        assert "nobody asked" in str(lost.error)
+
+
+def new_mesh_client() -> MeshClient:
+    return MeshClient(
+        url=URL,
+        secret_key=server_key("one"),
+        mesh_key=MESH_KEY,
+        rng=random.Random(1),
+        dialect="v2",
+    )

@@ -144,6 +144,17 @@ def test_a_server_that_says_nothing_gives_way_after_its_head_start() -> None:
     assert w.pool.get_timer() == pytest.approx(HEAD_START + 15.0)
 
 
+def test_a_loser_of_the_race_that_was_sent_through_stays() -> None:
+    w = world("a", "b", "c")
+    w.hosts["a"].is_silent = w.hosts["b"].is_silent = True
+    w.start()
+    w.pool.send_datagrams(A, PEER, [b"x"], now=0.0)
+    w.run(2 * HEAD_START)
+    assert w.pool.home == C
+    assert w.requests[-1] == TcpCloseRequested(tcp_id=1)  # of b; that of a goes on
+    assert TcpCloseRequested(tcp_id=0) not in w.requests
+
+
 def test_a_late_first_server_may_still_win() -> None:
     w = world("a", "b")
     w.hosts["a"].is_silent = w.hosts["b"].is_silent = True
@@ -670,6 +681,16 @@ def test_closing_writes_what_waits_and_ends_everything() -> None:
     assert w.pool.stats.clients.datagrams_sent == 2
     with pytest.raises(LocalProtocolError):
         w.pool.start(now=2.0)
+
+
+def test_a_server_that_was_never_connected_is_not_lost_by_closing() -> None:
+    w = world("a", answers={"a": V2_SERVER}, dialect="v2")
+    w.hosts["a"].is_slow = True
+    w.start()
+    w.pool.close(now=0.5)
+    w.settle()
+    assert w.take_events() == []
+    assert w.requests[-1] == TcpCloseRequested(tcp_id=0)
 
 
 def test_a_pool_that_was_never_started_can_be_closed() -> None:

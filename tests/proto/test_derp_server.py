@@ -27,7 +27,10 @@ from iroh_proto.derp.frames import (
     pack_datagrams,
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.rate import RateLimit
+from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.segments import SINGLE_HEADER
+from iroh_proto.derp.send_queue import QUEUED_CONTROL_BYTES_LIMIT
 from iroh_proto.derp.server import (
     HANDSHAKE_BYTES_LIMIT,
     HANDSHAKE_TIMEOUT,
@@ -46,6 +49,7 @@ from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.testing.contract import Call, Flood, React, Run, Subject, contract_tests
 from iroh_proto.testing.run import Operation
 from iroh_proto.testing.strategies import chunkings
+from iroh_proto.x25519 import x25519_of
 from tests.proto.derp_peer import EAGER_WAYS, PACKED_WAYS, RELAY_WAYS, SERVER_KEY, WAYS, Peer, key
 
 ALICE, BOB = key(2), key(3)
@@ -503,6 +507,48 @@ class TestMisuse:
         connection.send_peer_gone(BOB.public, now=0.0)
         assert connection.data_to_send() == b""
         assert connection.stats.clients_admitted == 0
+
+    def test_what_comes_after_the_end_is_ignored(self) -> None:
+        connection, peer = admitted("v3")
+        connection.set_rate_limit(None, now=1.0)
+        connection.close(now=1.0)
+        assert events(connection) == [ConnectionLost(error=None)]
+        connection.receive_data(peer.codec.encode(Ping(bytes(8))), now=1.0)
+        connection.receive_eof(now=1.0)
+        connection.send_not_here(x25519_of(BOB.public), now=1.0)
+        connection.send_presence(Presence(BOB.public, None, True, 0), now=1.0)
+        connection.tell_standing(is_active=False, now=1.0)
+        connection.announce_restart(reconnect_in=1.0, try_for=2.0, now=1.0)
+        connection.complete_access(allowed=True, now=1.0)
+        connection.abandon("too slow", now=1.0)
+        assert events(connection) == []
+        assert connection.data_to_send() == b""
+        assert connection.stats.faults == 0
+        assert connection.get_timer() is None
+
+    @pytest.mark.parametrize("way", ["v2", "v3"])
+    def test_older_dialects_have_no_words_for_a_client_s_standing(self, way: str) -> None:
+        connection, _ = admitted(way)
+        connection.tell_standing(is_active=False, now=1.0)
+        assert connection.data_to_send() == b""
+
+    def test_a_rate_limit_may_be_set_before_the_proof(self) -> None:
+        connection = started()
+        connection.set_rate_limit(RateLimit(1_000, 100), now=0.0)
+        peer = Peer("v3", ALICE)
+        connection.receive_data(peer.request, now=0.0)
+        connection.receive_data(b"", now=0.0)
+        connection.receive_data(peer.receive(connection.data_to_send()), now=0.0)
+        connection.receive_data(peer.packet_to(BOB.public, bytes(1_000)), now=0.0)
+        connection.handle_timer(now=0.0)
+        assert connection.is_paused
+
+    def test_control_frames_that_nobody_reads_are_dropped_and_counted(self) -> None:
+        connection, peer = admitted("v3")
+        pings = peer.codec.encode(Ping(bytes(8))) * (QUEUED_CONTROL_BYTES_LIMIT // 13 + 2)
+        connection.receive_data(pings, now=0.0)
+        assert connection.stats.controls_dropped == 2
+        assert len(connection.data_to_send()) <= QUEUED_CONTROL_BYTES_LIMIT
 
     @pytest.mark.parametrize("dialect", ["v7", "relay-v1"])
     def test_a_dialect_that_is_not_framed_is_refused(self, dialect: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from iroh_proto.derp.websocket import WebsocketMessages
 from iroh_proto.derp.whole_messages import WholeMessages, apply_mask
@@ -61,6 +61,17 @@ def test_messages_arrive_as_they_were_sent_however_cut(
     assert receiver.is_closed
     peer.receive_data(replies)
     assert len(list(peer.events())) == pings + 1
+
+
+def test_pongs_and_pings_are_no_part_of_a_stream() -> None:
+    peer = Connection(ConnectionType.CLIENT)
+    receiver = WebsocketMessages(mask_rng=None)
+    first = BytesMessage(data=b"begin", message_finished=False)
+    sent = [first, Pong(payload=b"x"), Ping(payload=b"y"), BytesMessage(data=b"end")]
+    stream = b"".join(peer.send(event) for event in sent)
+    assert b"".join(receiver.receive_stream(stream)) == b"beginend"
+    peer.receive_data(receiver.replies())
+    assert list(peer.events()) == [Pong(payload=b"y")]
 
 
 @pytest.mark.parametrize("size", [125, 126, 65_535, 65_536, 70_000])

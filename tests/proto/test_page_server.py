@@ -77,6 +77,14 @@ def test_who_asks_for_nothing_is_closed_in_time() -> None:
     assert machine.stats.faults == 1
 
 
+def test_each_connection_has_its_own_time() -> None:
+    machine = server(1)
+    machine.accept_tcp(2, now=1.0)
+    machine.handle_timer(now=REQUEST_TIMEOUT)
+    assert closed(machine) == [1]
+    assert machine.get_timer() == 1.0 + REQUEST_TIMEOUT
+
+
 def test_an_answer_that_nobody_fetches_is_forgotten() -> None:
     machine = server(1)
     machine.receive_tcp_data(1, ASKED, now=0.0)

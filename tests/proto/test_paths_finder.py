@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from iroh_proto.address import DerpAddress, UdpAddress
+from iroh_proto.address import DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.box import SharedBox
 from iroh_proto.disco.message import Ping, seal_envelope
 from iroh_proto.disco.pinger import (
@@ -455,3 +455,85 @@ def test_it_says_where_a_peer_answered_of_late() -> None:
     world.drop = no_udp
     world.run(TRUST_TIME)
     assert not alice.finder.has_ponged(bob.id, bob.addr)
+
+
+def test_peers_that_were_named_before_the_start_are_looked_after_from_then_on() -> None:
+    finder = PathFinder(secret_key=SecretKey.generate(random.Random(1)), rng=random.Random(1))
+    peer = SecretKey.generate(random.Random(2)).public
+    finder.add_node_addr(peer, [NOWHERE], derp_url=None, now=1.0)
+    finder.start(now=2.0)
+    assert finder.get_timer() == 2.0 + HEARTBEAT_INTERVAL
+
+
+def test_nothing_becomes_of_news_of_those_that_are_not_known() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.finder.confirm(bob.id, bob.addr, now=world.now)
+    alice.finder.distrust(bob.id, bob.addr, now=world.now)
+    alice.finder.forget(bob.id, now=world.now)
+    assert alice.finder.next_event() is None
+    assert alice.finder.remote_infos() == []
+
+
+def test_a_handshake_of_one_too_many_finds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 1)
+    world = World()
+    finder, peer = quic_peer(world)
+    finder.route(peer.public, now=world.now)
+    other = SecretKey.generate(random.Random("one too many"))
+    finder.adopt(NOWHERE, other.public, "quic", now=world.now)
+    assert [info.node_id for info in finder.remote_infos()] == [peer.public]
+    assert finder.stats.strangers_refused == 1
+
+
+def test_strangers_make_room_for_who_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 1)
+    world = World()
+    alice, bob = world.pair()
+    alice.finder.note_derp_payload(DerpAddress(URL, bob.id), now=world.now)
+    peer = SecretKey.generate(random.Random("no stranger")).public
+    alice.finder.add_node_addr(peer, [NOWHERE], derp_url=None, now=world.now)
+    assert [info.node_id for info in alice.finder.remote_infos()] == [peer]
+    assert alice.finder.stats.nodes_forgotten == 1
+
+
+def test_challenges_end_in_the_order_they_were_sent() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    assert len(challenges_of(finder)) == 1
+    later = UdpAddress("192.0.2.201", 9)
+    finder.adopt(later, peer.public, "quic", now=world.now + 1.0)
+    (challenge,) = challenges_of(finder)
+    finder.handle_timer(now=world.now + PING_TIMEOUT)
+    finder.complete_challenge(challenge.request_id, now=world.now + PING_TIMEOUT)
+    assert finder.path_info(peer.public).addr == later
+    assert finder.stats.challenges_answered == 1
+
+
+def test_an_answer_from_an_address_that_turned_out_to_be_ones_own_proves_nothing() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    (challenge,) = challenges_of(finder)
+    finder.set_own_addresses([NOWHERE], now=world.now)
+    finder.complete_challenge(challenge.request_id, now=world.now)
+    assert finder.stats.challenges_answered == 0
+    assert finder.path_info(peer.public).kind == "none"
+
+
+def test_who_shook_hands_without_disco_is_not_pinged_through_a_derp_server() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    home = DerpUrl.from_str("https://home.example/")
+    finder.add_node_addr(peer.public, [], derp_url=home, now=world.now)
+    finder.adopt(NOWHERE, peer.public, "quic", now=world.now)
+    finder.datagrams_to_send()
+    own = world.peers["alice"].secret.public
+    ping = seal_envelope(
+        Ping(bytes(12), peer.public).encode(),
+        sender=peer.public,
+        box=SharedBox(peer, own),
+        nonce=bytes(24),
+    )
+    finder.receive_datagrams([ping], DerpAddress(URL, peer.public), now=world.now)
+    sent = finder.datagrams_to_send()
+    assert [len(transmit.datagrams) for transmit in sent] == [1]  # the pong, and no ping

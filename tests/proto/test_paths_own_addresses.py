@@ -250,6 +250,28 @@ def test_a_late_stun_answer_makes_qad_needless() -> None:
     assert not host.machine.is_running
 
 
+def test_the_same_server_once_more_is_no_news() -> None:
+    host = Host()
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    rounds = len(host.found)
+    host.machine.set_server(with_qad(), now=host.now)
+    assert not host.machine.is_running
+    host.serve()
+    assert len(host.found) == rounds
+
+
+def test_a_server_that_was_taken_away_is_not_asked_by_qad() -> None:
+    host = Host()
+    host.seen_as = None
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    host.machine.set_server(None, now=host.now)
+    host.run(ROUND_TIMEOUT + 1.0)
+    assert host.observations() == []
+    assert not host.machine.is_running
+
+
 def test_a_round_does_not_wait_for_qad_for_ever() -> None:
     host = Host()
     host.machine.set_server(with_qad(stun_port=None), now=host.now)

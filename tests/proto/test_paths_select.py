@@ -548,3 +548,38 @@ def test_what_is_known_of_a_peer_can_be_looked_at() -> None:
 
 def test_a_new_path_is_due_for_a_ping() -> None:
     assert PathState(0.0).needs_ping(0.0)
+
+
+def test_payload_through_another_server_is_no_reason_to_leave_the_own() -> None:
+    node = make_node()
+    node.note_derp_payload(OTHER_URL, 1.0)
+    assert node.derp_url == URL
+    assert node.last_used == 1.0
+
+
+def test_what_becomes_of_an_address_where_nobody_can_be() -> None:
+    node = make_node(FIRST)
+    nowhere = UdpAddress("0.0.0.0", 5)
+    node.note_ping_sent(nowhere, 1.0)
+    assert node.take_ping(nowhere, bytes(12), 1.0) == (True, False)  # answered, and not pinged
+    node.udp.distrust(nowhere)
+    assert list(node.udp.paths) == [FIRST]
+    assert node.udp.take_call_me_maybe([nowhere], 2.0)
+    assert list(node.udp.paths) == [FIRST]
+
+
+def test_a_handshake_may_have_come_from_several_addresses() -> None:
+    node = make_node()
+    node.adopt(FIRST, "quic", 1.0, callers=[SECOND, THIRD])
+    assert set(node.udp.paths) == {FIRST, SECOND, THIRD}
+    node.adopt(FIRST, "quic", 2.0)
+    assert node.remote_info(2.0).scheme == "quic"
+
+
+def test_another_than_the_best_address_is_distrusted_without_harm_to_that() -> None:
+    paths = make_paths(FIRST, SECOND)
+    assert paths.take_pong(FIRST, FIRST, 0.01, 1.0)
+    paths.distrust(SECOND)
+    assert paths.is_proven(1.0)
+    paths.distrust(FIRST)
+    assert not paths.is_proven(1.0)

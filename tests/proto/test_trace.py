@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
 from hypothesis import given
@@ -11,17 +12,21 @@ from hypothesis import strategies as st
 
 from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap, DerpNode
-from iroh_proto.disco.message import Ping
+from iroh_proto.derp.pool_events import HomeDerpChanged
+from iroh_proto.disco.message import DISCO_MAGIC, CallMeMaybe, Ping, Pong
 from iroh_proto.errors import DecodeError, LocalProtocolError
-from iroh_proto.key import SecretKey
+from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.magicsock import Magicsock
 from iroh_proto.paths.own_address_events import AddressServer
+from iroh_proto.stun.message import encode_binding_request, encode_binding_response
 from iroh_proto.stun.probe import StunProbe
+from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.strategies import node_ids, udp_addresses
 from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
-from iroh_proto.trace.lines import LineWriter
+from iroh_proto.trace.lines import FORMAT, LineWriter, read_lines
+from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe, RecordedRandom, Tape
-from iroh_proto.trace.values import Json, decode_value, encode_value
+from iroh_proto.trace.values import Json, decode_value, encode_value, fields_of
 
 URL = DerpUrl.from_str("https://derp.example/")
 SERVER = UdpAddress("192.0.2.9", 3478)
@@ -219,3 +224,99 @@ def test_a_reader_forgets_the_peers_of_long_ago() -> None:
     found = reader.open(datagram)
     assert found is not None
     assert "sealed" in found
+
+
+def sealed(message: bytes) -> bytes:
+    return DiscoReader([SECRETS[0]]).seal(
+        {**opened(SECRETS[0], SECRETS[1]), "message": message.hex()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("datagram", "label"),
+    [
+        (sealed(Pong(b"\x12\x34" + bytes(10), SERVER).encode()), f"pong 1234, saw {SERVER}"),
+        (sealed(CallMeMaybe((SERVER, SERVER)).encode()), "call me maybe (2 addresses)"),
+        (DISCO_MAGIC + bytes(3), "broken disco"),
+        (encode_binding_request(bytes(12)), "STUN request"),
+        (encode_binding_response(bytes(12), SERVER), f"STUN: you are {SERVER}"),
+        (b"\x00\x01\x00\x04\x21\x12\xa4\x42" + bytes(12), "broken STUN"),
+        (b"\x40quic", "payload of 5 bytes"),
+    ],
+)
+def test_datagrams_have_labels(datagram: bytes, label: str) -> None:
+    reader = DiscoReader([SECRETS[0]])
+    reader.note_peer(SECRETS[1].public)
+    assert reader.label(datagram) == label
+
+
+def test_disco_datagrams_are_found_in_the_bytes_of_a_derp_connection() -> None:
+    first = DiscoReader([SECRETS[0]]).seal(opened(SECRETS[0], SECRETS[1]))
+    reader = DiscoReader([SECRETS[1]])
+    piece = b"frame" + b"".join(len(data).to_bytes(2, "little") + data for data in [first] * 2)
+    found = {"key": bytes(range(8)).hex(), "label": "ping 0000"}
+    assert reader.carried(piece) == [found, found]
+    assert reader.carried(b"frame") == []
+
+
+def test_what_comes_from_nobody_s_key_stays_sealed() -> None:
+    # A point of small order: no secret can be shared with it, and it is tried but once.
+    nobody = NodeId(b"\x01" + bytes(31))
+    reader = DiscoReader([SECRETS[0]])
+    for size in (40, 50):
+        assert reader.open(DISCO_MAGIC + nobody + bytes(size)) == {
+            "from": str(nobody),
+            "sealed": size,
+        }
+
+
+def test_a_reader_keeps_so_many_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iroh_proto.trace.disco.BOXES_LIMIT", 1)
+    reader = DiscoReader([SECRETS[2]])
+    for sender in (SECRETS[0], SECRETS[1], SECRETS[0]):
+        message = opened(sender, SECRETS[2])
+        assert reader.open(DiscoReader([sender]).seal(message)) == message
+
+
+def test_a_sealed_datagram_is_not_longer_than_udp_permits() -> None:
+    with pytest.raises(DecodeError, match="no datagram holds 65536 bytes"):
+        DiscoReader().seal({"from": str(SECRETS[0].public), "sealed": 65_536})
+
+
+def test_lists_that_are_nested_too_deeply_are_refused() -> None:
+    nested: list[object] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+    with pytest.raises(DecodeError, match="too deeply"):
+        decode_value(nested)
+
+
+@pytest.mark.parametrize("wrong", [{"at": 1, "kind": "X"}, {"at": "a", "kind": None}])
+def test_a_line_has_a_place_and_a_kind(wrong: Json) -> None:
+    head = json.dumps({"format": FORMAT, "lifelines": ["a"]})
+    with pytest.raises(DecodeError, match="line 2 has no place or no kind"):
+        read_lines([head, json.dumps({"time": 0.0, **wrong})])
+
+
+def test_an_event_without_fields_is_written_as_it_shows_itself() -> None:
+    assert fields_of(SERVER.port) == {"value": "3478"}
+
+
+def test_what_the_endpoint_tells_stands_beside_its_machines() -> None:
+    written: list[Json] = []
+    tape = NodeTape(SECRETS[0], written.append, now=1000.25)
+    tape.note(HomeDerpChanged(url=URL))
+    tape.stop()
+    name = SECRETS[0].public.fmt_short()
+    assert written[1:] == [
+        {"time": 0.0, "at": f"{name}/endpoint", "kind": "HomeDerpChanged", "url": str(URL)}
+    ]
+
+
+def test_a_machine_that_draws_no_lots_is_made_without_chance() -> None:
+    written: list[Json] = []
+    lines = LineWriter(written.append)
+    server = Tape.make(Recipe(StunServer), random.Random(1), lines, "a/stun")
+    server.receive_datagrams([encode_binding_request(bytes(12))], SERVER, now=1.0)
+    lines.finish()
+    assert [line["kind"] for line in written] == ["MachineMade", "DatagramsReceived"]
