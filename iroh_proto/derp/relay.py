@@ -228,13 +228,13 @@ class DerpServer:
 
     def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a connection. Those of a closed one are ignored."""
-        now = self._time.advance(now)
-        if tcp_id < 0:
-            self._mesh.receive_tcp_data(tcp_id, data, now=now)
-            self._settle_mesh(now)
-            return
+        if now != self._time.value:  # many connections are read at one time
+            now = self._time.advance(now)
         connection = self._connections.get(tcp_id)
         if connection is None:
+            if tcp_id < 0:
+                self._mesh.receive_tcp_data(tcp_id, data, now=now)
+                self._settle_mesh(now)
             return
         connection.take_data(data, now)
         if connection.node_id is not None and not connection.has_news:
@@ -327,12 +327,13 @@ class DerpServer:
         There may be more: about :data:`PULL_SIZE` are handed out at a time.
         """
         if tcp_id not in self._unsent:
-            return self._mesh.tcp_data_to_send(tcp_id)
+            return self._mesh.tcp_data_to_send(tcp_id) if tcp_id < 0 else b""
         connection = self._connections.get(tcp_id)
         if connection is None:
             connection = self._closing[tcp_id]
-        data = connection.data_to_send(PULL_SIZE)
-        if connection.has_data_to_send:
+        queue = connection.queue
+        data = queue.pull(PULL_SIZE)
+        if queue.entries:
             self._fetched.add(tcp_id)
         else:
             self._forget_output(tcp_id)
@@ -515,9 +516,9 @@ class DerpServer:
         self._note_output(tcp_id, connection, now)
 
     def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
-        packets = connection.received_packets()
-        if not packets:
+        if not connection.received:
             return
+        packets = connection.received_packets()
         connections, unsent = self._connections, self._unsent
         for target, parts in self._router.route(tcp_id, packets):
             if connections[target].relay(parts) and target not in unsent:
@@ -576,8 +577,10 @@ class DerpServer:
 
     def _forget_output(self, tcp_id: int) -> None:
         del self._unsent[tcp_id]
-        self._fetched.discard(tcp_id)
-        self._closing.pop(tcp_id, None)
+        if self._fetched:
+            self._fetched.discard(tcp_id)
+        if self._closing:
+            self._closing.pop(tcp_id, None)
 
     def _check_progress(self, tcp_id: int, now: float) -> None:
         """Close a connection of whose bytes nothing was fetched in time."""

@@ -124,6 +124,8 @@ class DerpServerConnection:
         being asked for, has no rate limit, and may ask for what other clients may not.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who the client is, once it was let in.
+    :ivar queue: what waits to be written, for an owner who does without :meth:`data_to_send`.
+    :ivar received: what :meth:`received_packets` returns.
     :ivar is_mesh_member: whether the client is a server of the mesh.
     :ivar is_paused: whether the client is to be left unread for now. What was read already is
         taken all the same.
@@ -131,6 +133,40 @@ class DerpServerConnection:
         set it to false: events, bytes to write, deadlines that are earlier.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
+
+    __slots__ = (
+        "_applicant",
+        "_asks_access",
+        "_codec",
+        "_events",
+        "_handshake_bytes",
+        "_handshake_deadline",
+        "_heard_at",
+        "_is_framed",
+        "_listen_deadline",
+        "_listen_dialect",
+        "_liveness",
+        "_mesh_key",
+        "_mesh_requests",
+        "_not_here",
+        "_rate_limit",
+        "_rng",
+        "_secret_key",
+        "_session",
+        "_state",
+        "_stats",
+        "_throttle",
+        "_time",
+        "_token",
+        "_upgrade",
+        "_was_throttled",
+        "has_news",
+        "is_mesh_member",
+        "is_paused",
+        "node_id",
+        "queue",
+        "received",
+    )
 
     def __init__(
         self,
@@ -155,10 +191,13 @@ class DerpServerConnection:
         self._time = LatestTime()
         self._state = _State.IDLE
         self._events: deque[DerpServerConnectionEvent] = deque()
-        self._queue = SendQueue()
-        self._received: dict[bytes, PacketParts] = {}
+        self.queue = SendQueue()
+        self.received: dict[bytes, PacketParts] = {}
         self._upgrade: ServerUpgrade | None = None
         self._session: _Session | None = None
+        self._codec: FrameCodec | None = None  # while packets pass
+        self._is_framed = False
+        self._heard_at = -math.inf  # when the last frame came
         self._handshake_bytes = 0
         self._token: str | None = None
         self._applicant: _Applicant | None = None
@@ -170,6 +209,7 @@ class DerpServerConnection:
         self.node_id: ClientKey | None = None
         self.is_mesh_member = False
         self.is_paused = False
+        self.has_news = False
         self._handshake_deadline = math.inf
         self._listen_deadline = math.inf
 
@@ -181,7 +221,7 @@ class DerpServerConnection:
     @property
     def has_data_to_send(self) -> bool:
         """Whether :meth:`data_to_send` would give anything."""
-        return bool(self._queue)
+        return bool(self.queue.entries)
 
     def start(self, *, now: float) -> None:
         """Begin to wait for the client's request.
@@ -255,31 +295,29 @@ class DerpServerConnection:
 
     def take_data(self, data: bytes, now: float) -> None:
         """Do what :meth:`receive_data` does, without a look at the time."""
-        if self._state is not _State.RELAYING:
+        if self._codec is None:
             if data:
                 self._receive(data, now)
             return
         if self._throttle is not None:
             self._throttle.note_read(len(data), now)
             self.has_news = True
-        self._receive_frames(data, now)
+        self._receive_frames(self._codec, data, now)
 
     def relay(self, parts: PacketParts) -> bool:
         """Do what :meth:`send_packets` does; say whether something waits to be written."""
-        queue, session = self._queue, self._session
-        if self._state is not _State.RELAYING or session is None:
+        codec, queue = self._codec, self.queue
+        if codec is None:
             self._admitted()
-            return bool(queue)
-        if session.form == "framed":
-            (piece,) = session.codec.encode_relayed(parts)
-            dropped = queue.push_packets(piece, len(parts) // 2)
+            return bool(queue.entries)
+        pieces = codec.encode_relayed(parts)
+        if self._is_framed:
+            dropped = queue.push_packets(pieces[0], len(parts) // 2)
         else:
-            dropped = 0
-            for piece in session.codec.encode_relayed(parts):
-                dropped += queue.push_packets(piece, 1)
+            dropped = queue.push_pieces(pieces)
         if dropped:
             self._stats.packets_dropped += dropped
-        return bool(queue)
+        return bool(queue.entries)
 
     def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
         """Tell the client that somebody it has heard from is gone.
@@ -320,7 +358,7 @@ class DerpServerConnection:
         if frame is None:
             return
         data = session.codec.encode(frame)
-        if not self._queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
+        if not self.queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
             self._fail("a member of the mesh reads too slowly")
 
     def tell_standing(self, *, is_active: bool, now: float) -> None:
@@ -365,8 +403,8 @@ class DerpServerConnection:
         """
         self._advance(now)
         self._fail(problem)
-        self._stats.packets_dropped += self._queue.packets
-        self._queue = SendQueue()
+        self._stats.packets_dropped += self.queue.packets
+        self.queue = SendQueue()
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
@@ -380,14 +418,14 @@ class DerpServerConnection:
             self._begin_session("v2", "framed")
         if self._liveness is not None and self._liveness.pong_deadline <= now:
             self._fail("no pong in time")
-        if self._liveness is not None and self._liveness.deadline <= now:
+        if self._liveness is not None and self._liveness.due(self._heard_at) <= now:
             self._keep_alive(self._liveness, now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
         deadline = min(self._handshake_deadline, self._listen_deadline)
         if (liveness := self._liveness) is not None:
-            deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
+            deadline = min(deadline, liveness.due(self._heard_at), liveness.pong_deadline)
         if self._throttle is not None:
             deadline = min(deadline, self._throttle.deadline)
         return None if deadline == math.inf else deadline
@@ -402,9 +440,9 @@ class DerpServerConnection:
         A destination is 32 bytes that need not be a node id. Packets to the client itself are not
         among them; they are on their way back already.
         """
-        received = self._received
+        received = self.received
         if received:
-            self._received = {}
+            self.received = {}
         return received
 
     def mesh_requests(self) -> Sequence[MeshRequest]:
@@ -420,12 +458,10 @@ class DerpServerConnection:
         :param size_wanted: return no more than these and the end of the last piece. What stays
             behind is subject to this connection's limits rather than the host's buffers.
         """
-        return self._queue.pull(size_wanted)
+        return self.queue.pull(size_wanted)
 
     def _receive(self, data: bytes, now: float) -> None:
         match self._state:
-            case _State.RELAYING:
-                self._receive_frames(data, now)
             case _State.APPLYING:
                 self._keep_unread(data)
             case _State.REQUEST:
@@ -436,7 +472,7 @@ class DerpServerConnection:
                 self._receive_handshake(data, now)
             case _State.HANDSHAKE:
                 self._receive_handshake(data, now)
-            case _State.IDLE | _State.OVER:
+            case _State.IDLE | _State.RELAYING | _State.OVER:
                 pass
             case _:
                 assert_never(self._state)
@@ -482,7 +518,7 @@ class DerpServerConnection:
     def _begin_session(self, dialect: str, form: Form) -> None:
         self._state = _State.HANDSHAKE
         self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
-        self._queue.rule = self._session.dialect.queue_rule
+        self.queue.rule = self._session.dialect.queue_rule
         for frame in self._session.handshake.begin():
             self._send(self._session.codec.encode(frame))
 
@@ -548,7 +584,9 @@ class DerpServerConnection:
         self._stats.clients_admitted += 1
         self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
         # What came with the proof may be whole frames, also if there is nothing behind it.
-        self._receive_frames(behind, now)
+        self._codec = self._session.codec
+        self._is_framed = self._session.form == "framed"
+        self._receive_frames(self._codec, behind, now)
 
     def _heed_rate_limit(self, throttle: ReadThrottle, now: float) -> None:
         assert self._session is not None
@@ -567,20 +605,18 @@ class DerpServerConnection:
             if (notice := self._session.dialect.throttled()) is not None:
                 self._send(self._session.codec.encode(notice))
 
-    def _receive_frames(self, data: bytes, now: float) -> None:
-        assert self._session is not None
-        assert self._liveness is not None
-        assert self.node_id is not None
-        codec, node_id = self._session.codec, self.node_id
+    def _receive_frames(self, codec: FrameCodec, data: bytes, now: float) -> None:
+        node_id = self.node_id
+        assert node_id is not None
         frames = codec.receive_grouped(data, node_id)
         if frames:
-            self._liveness.note_frame(now)
+            self._heard_at = now
         for frame in frames:
             if isinstance(frame, PacketGroups):
-                if self._received or node_id in frame.groups:
+                if self.received or node_id in frame.groups:
                     self._collect(frame.groups, node_id)
                 else:
-                    self._received = frame.groups
+                    self.received = frame.groups
             elif isinstance(frame, MeshRequest):
                 if not self.is_mesh_member:
                     self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
@@ -588,7 +624,7 @@ class DerpServerConnection:
                 self._mesh_requests.append(frame)
                 self.has_news = True
             else:
-                self._take_frame(frame, self._session, self._liveness)
+                self._take_frame(frame)
         if codec.has_news:
             self._check_form(codec)
 
@@ -599,17 +635,19 @@ class DerpServerConnection:
         if to_itself is not None:
             self._stats.packets_returned += len(to_itself) // 2
             self.has_news |= self.relay(to_itself)
-        if not self._received:
-            self._received = groups
+        if not self.received:
+            self.received = groups
             return
         for destination, parts in groups.items():
-            self._received.setdefault(destination, []).extend(parts)
+            self.received.setdefault(destination, []).extend(parts)
 
-    def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
+    def _take_frame(self, frame: Frame) -> None:
+        assert self._session is not None
+        assert self._liveness is not None
         if isinstance(frame, Ping):
             self._stats.pings_answered += 1
-            self._send(session.codec.encode(Pong(frame.data)))
-        elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
+            self._send(self._session.codec.encode(Pong(frame.data)))
+        elif isinstance(frame, Pong) and self._liveness.note_pong(frame.data):
             pass
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1
@@ -625,14 +663,14 @@ class DerpServerConnection:
 
     def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
         assert self._session is not None
-        may_ping = not self._queue and not self.is_paused
+        may_ping = not self.queue and not self.is_paused
         frame = liveness.next_frame(now, may_ping=may_ping)
         if frame is not None:
             self._send(self._session.codec.encode(frame))
 
     def _send(self, data: bytes) -> None:
         self.has_news = True
-        if data and self._state is not _State.OVER and not self._queue.push_control(data):
+        if data and self._state is not _State.OVER and not self.queue.push_control(data):
             self._stats.controls_dropped += 1
 
     def _advance(self, now: float) -> float:
@@ -665,7 +703,7 @@ class DerpServerConnection:
     def _end(self, error: RemoteProtocolError | None) -> None:
         if self._state is not _State.OVER:
             self._state = _State.OVER
-            self._upgrade = self._session = self._liveness = None
+            self._upgrade = self._session = self._codec = self._liveness = None
             self._applicant = self._throttle = None
             self.is_paused = False
             self._handshake_deadline = self._listen_deadline = math.inf
