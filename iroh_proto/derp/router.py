@@ -244,7 +244,7 @@ class DerpRouter:
             self._take_over(client_id, sender)
         client_ids, destinations = self._client_ids[sender.is_curve], sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
-        routed = routed_bytes = 0
+        stats = self._stats
         self._lookups = LOOKUPS_LIMIT
         for destination, parts in groups.items():
             target = client_ids.get(destination)
@@ -254,14 +254,15 @@ class DerpRouter:
                     continue
                 target, parts = found  # as the receiver has them
             deliveries.append((target, parts))
-            routed += len(parts)
-            routed_bytes += len(parts[1]) if len(parts) == 2 else sum(map(len, parts[1::2]))
+            # Parts are a header and a payload for each packet.
+            if (count := len(parts)) == 2:
+                stats.packets_routed += 1
+                stats.bytes_routed += len(parts[1])
+            else:
+                stats.packets_routed += count // 2
+                stats.bytes_routed += sum(map(len, parts[1::2]))
             if destination not in destinations:
                 _remember(destinations, destination)
-        # Parts are a header and a payload for each packet.
-        stats = self._stats
-        stats.packets_routed += routed // 2
-        stats.bytes_routed += routed_bytes
         return deliveries
 
     def route_forwarded(
