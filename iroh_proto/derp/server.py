@@ -2,14 +2,11 @@
 
 States::
 
-    request -> [listening] -> handshake -> [applying] -> relaying -> over
-       '--> over (a page was answered)
+    idle -> entry -> relaying -> over
+              '--> over
 
-``listening`` is for a request that both v2 and v3 clients send (see
-:mod:`iroh_proto.derp.reception`). A v3 client speaks first, a v2 client waits for the server and
-a v3 client takes the server's first frame for an error, so the server waits a moment for the
-client and only then speaks. ``applying`` is for a server that asks who may use it: the client has
-proven its key and is left unread until its access is decided on.
+In ``entry`` (:mod:`iroh_proto.derp.server_entry`) the client has yet to ask, to prove its key and
+to be let in.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
 some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
@@ -31,19 +28,13 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.access import (
-    ACCESS_TIMEOUT,
-    APPLICANT_BYTES_LIMIT,
     check_reason,
-    token_of,
 )
-from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.codec import FrameCodec
 from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
 from iroh_proto.derp.dialects import (
-    DIALECTS,
     FRAMED_DIALECTS,
     ClientKey,
-    Dialect,
-    ServerHandshake,
 )
 from iroh_proto.derp.frames import (
     Frame,
@@ -61,50 +52,36 @@ from iroh_proto.derp.mesh_frames import (
     presence_frame,
 )
 from iroh_proto.derp.mesh_key import MeshKey
-from iroh_proto.derp.pages import Page, refusal
 from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
-from iroh_proto.derp.reception import Admission, receive_request
 from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.server_entry import (
+    Entered,
+    EntryOutcome,
+    EntryOver,
+    ServerEntry,
+    Session,
+)
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
     ConnectionLost,
     ConnectionStats,
     DerpServerConnectionEvent,
-    KeyProven,
 )
 from iroh_proto.derp.server_liveness import ServerLiveness
-from iroh_proto.derp.upgrade import ServerUpgrade
-from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.timers import LatestTime
-from iroh_proto.x25519 import X25519PublicKey, x25519_of
-
-REQUEST_TIMEOUT = 10.0
-"""Seconds from the start to the end of the request's head."""
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds from the HTTP upgrade to the proof of the client's key (upstream's)."""
-
-HANDSHAKE_BYTES_LIMIT = 16_384
-"""Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
-stranger may not make the server buffer more."""
+from iroh_proto.x25519 import X25519PublicKey
 
 NOT_HERE_PER_SECOND = 1.0
 NOT_HERE_BURST = 3.0
 """How often a client of Tailscale's dialect is told that it has sent to nobody (upstream's)."""
 
-LISTEN_TIMEOUT = 0.3
-"""Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
-than this, one round trip, is served on ``/relay`` only."""
-
 
 class _State(Enum):
     IDLE = auto()
-    REQUEST = auto()
-    LISTENING = auto()
-    HANDSHAKE = auto()
-    APPLYING = auto()
+    ENTRY = auto()
     RELAYING = auto()
     OVER = auto()
 
@@ -135,15 +112,12 @@ class DerpServerConnection:
     """
 
     __slots__ = (
-        "_applicant",
         "_asks_access",
         "_codec",
+        "_entry",
         "_events",
-        "_handshake_bytes",
-        "_handshake_deadline",
         "_heard_at",
         "_is_framed",
-        "_listen_deadline",
         "_listen_dialect",
         "_liveness",
         "_mesh_key",
@@ -157,8 +131,6 @@ class DerpServerConnection:
         "_stats",
         "_throttle",
         "_time",
-        "_token",
-        "_upgrade",
         "_was_throttled",
         "has_news",
         "is_mesh_member",
@@ -193,14 +165,11 @@ class DerpServerConnection:
         self._events: deque[DerpServerConnectionEvent] = deque()
         self.queue = SendQueue()
         self.received: dict[bytes, PacketParts] = {}
-        self._upgrade: ServerUpgrade | None = None
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._codec: FrameCodec | None = None  # while packets pass
         self._is_framed = False
         self._heard_at = -math.inf  # when the last frame came
-        self._handshake_bytes = 0
-        self._token: str | None = None
-        self._applicant: _Applicant | None = None
+        self._entry: ServerEntry | None = None
         self._liveness: ServerLiveness | None = None
         self._throttle: ReadThrottle | None = None
         self._was_throttled = False
@@ -210,8 +179,6 @@ class DerpServerConnection:
         self.is_mesh_member = False
         self.is_paused = False
         self.has_news = False
-        self._handshake_deadline = math.inf
-        self._listen_deadline = math.inf
 
     @property
     def stats(self) -> ConnectionStats:
@@ -231,9 +198,18 @@ class DerpServerConnection:
         now = self._time.advance(now)
         if self._state is not _State.IDLE:
             raise LocalProtocolError("this connection has started already")
-        self._state = _State.REQUEST
-        self._upgrade = ServerUpgrade()
-        self._handshake_deadline = now + REQUEST_TIMEOUT
+        self._state = _State.ENTRY
+        self._entry = ServerEntry(
+            secret_key=self._secret_key,
+            rng=self._rng,
+            listen_dialect=self._listen_dialect,
+            asks_access=self._asks_access,
+            mesh_key=self._mesh_key,
+            queue=self.queue,
+            events=self._events,
+            stats=self._stats,
+            now=now,
+        )
 
     def receive_data(self, data: bytes, *, now: float) -> None:
         """Take bytes that arrived, cut anywhere.
@@ -261,13 +237,8 @@ class DerpServerConnection:
         """
         check_reason(reason)
         now = self._advance(now)
-        if self._state is not _State.APPLYING or self._applicant is None:
-            return
-        if allowed:
-            applicant, self._applicant = self._applicant, None
-            self._let_in(applicant.node_id, bytes(applicant.unread), now)
-        else:
-            self._deny(reason)
+        if (entry := self._entry) is not None and entry.is_applying:
+            self._take_entry(entry, entry.decide(allowed=allowed, reason=reason), now)
 
     def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
         """Change how fast the client may send. What it was over the old limit is forgotten.
@@ -296,8 +267,8 @@ class DerpServerConnection:
     def take_data(self, data: bytes, now: float) -> None:
         """Do what :meth:`receive_data` does, without a look at the time."""
         if self._codec is None:
-            if data:
-                self._receive(data, now)
+            if data and (entry := self._entry) is not None:
+                self._take_entry(entry, entry.receive(data, now), now)
             return
         if self._throttle is not None:
             self._throttle.note_read(len(data), now)
@@ -392,8 +363,9 @@ class DerpServerConnection:
         :raises LocalProtocolError: before :meth:`start`.
         """
         self._advance(now)
-        if self._session is not None:
-            self._send(self._session.codec.goodbye())
+        session = self._session if self._entry is None else self._entry.session
+        if session is not None:
+            self._send(session.codec.goodbye())
         self._end(None)
 
     def abandon(self, problem: str, *, now: float) -> None:
@@ -409,13 +381,10 @@ class DerpServerConnection:
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
         now = self._time.advance(now)
-        if self._handshake_deadline <= now:
-            self._run_out_of_time()
+        if (entry := self._entry) is not None and entry.deadline <= now:
+            self._take_entry(entry, entry.handle_timer(now), now)
         if self._throttle is not None and self._throttle.deadline <= now:
             self._heed_rate_limit(self._throttle, now)
-        if self._listen_deadline <= now:
-            self._listen_deadline = math.inf
-            self._begin_session("v2", "framed")
         if self._liveness is not None and self._liveness.pong_deadline <= now:
             self._fail("no pong in time")
         if self._liveness is not None and self._liveness.due(self._heard_at) <= now:
@@ -423,7 +392,7 @@ class DerpServerConnection:
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        deadline = min(self._handshake_deadline, self._listen_deadline)
+        deadline = math.inf if self._entry is None else self._entry.deadline
         if (liveness := self._liveness) is not None:
             deadline = min(deadline, liveness.due(self._heard_at), liveness.pong_deadline)
         if self._throttle is not None:
@@ -460,133 +429,35 @@ class DerpServerConnection:
         """
         return self.queue.pull(size_wanted)
 
-    def _receive(self, data: bytes, now: float) -> None:
-        match self._state:
-            case _State.APPLYING:
-                self._keep_unread(data)
-            case _State.REQUEST:
-                self._receive_request(data, now)
-            case _State.LISTENING:
-                self._listen_deadline = math.inf
-                self._begin_session("v3", "framed")
-                self._receive_handshake(data, now)
-            case _State.HANDSHAKE:
-                self._receive_handshake(data, now)
-            case _State.IDLE | _State.RELAYING | _State.OVER:
-                pass
+    def _take_entry(self, entry: ServerEntry, outcome: EntryOutcome | None, now: float) -> None:
+        self.has_news = True
+        match outcome:
+            case None:
+                self.is_paused = entry.is_applying
+            case Entered():
+                self._let_in(outcome, now)
+            case EntryOver(problem):
+                if problem is None:
+                    self._end(None)
+                else:
+                    self._fail(problem)
             case _:
-                assert_never(self._state)
+                assert_never(outcome)
 
-    def _receive_request(self, data: bytes, now: float) -> None:
-        assert self._upgrade is not None
-        request = self._upgrade.receive(data)
-        if self._upgrade.error is not None:
-            self._answer(refusal("this is no HTTP request"))
-            self._fail(str(self._upgrade.error))
-        elif request is not None:
-            outcome = receive_request(request, derp_key=x25519_of(self._secret_key.public))
-            if isinstance(outcome, Page):
-                self._answer(outcome)
-                self._end(None)
-            else:
-                self._token = token_of(request) if self._asks_access else None
-                self._admit(outcome, now)
-
-    def _answer(self, page: Page) -> None:
-        assert self._upgrade is not None
-        self._stats.requests_answered += 1
-        self._send(self._upgrade.respond(*page))
-
-    def _admit(self, admission: Admission, now: float) -> None:
-        assert self._upgrade is not None
-        if admission.headers is None:
-            behind = self._upgrade.switch_silently()
-        else:
-            answer, behind = self._upgrade.switch(admission.headers)
-            self._send(answer)
-        self._upgrade = None
-        self._handshake_deadline = now + HANDSHAKE_TIMEOUT
-        dialect = admission.dialect or self._listen_dialect
-        if dialect is None:
-            self._state = _State.LISTENING
-            self._listen_deadline = now + LISTEN_TIMEOUT
-        else:
-            self._begin_session(dialect, admission.form)
-        if behind:
-            self._receive(behind, now)
-
-    def _begin_session(self, dialect: str, form: Form) -> None:
-        self._state = _State.HANDSHAKE
-        self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
-        self.queue.rule = self._session.dialect.queue_rule
-        for frame in self._session.handshake.begin():
-            self._send(self._session.codec.encode(frame))
-
-    def _receive_handshake(self, data: bytes, now: float) -> None:
-        assert self._session is not None
-        codec, handshake = self._session.codec, self._session.handshake
-        allowed = HANDSHAKE_BYTES_LIMIT - self._handshake_bytes
-        frame = codec.receive_one(data[:allowed])
-        self._handshake_bytes += len(data)
-        self._send(codec.replies())
-        if frame is None:
-            self._check_form(codec)
-            if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
-                self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
-            return
-        try:
-            node_id = handshake.receive(frame)
-        except DecodeError as error:
-            for frame in handshake.reject():
-                self._send(codec.encode(frame))
-            self._fail(str(error))
-            return
-        self.is_mesh_member = self._mesh_key is not None and handshake.mesh_key == self._mesh_key
-        if self._asks_access and not self.is_mesh_member:
-            self._apply(self._session.dialect, node_id, now)
-            self._keep_unread(data[allowed:])
-        else:
-            self._let_in(node_id, data[allowed:], now)
-
-    def _apply(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
-        self._state = _State.APPLYING
-        self._applicant = _Applicant(node_id)
-        self._handshake_deadline = now + ACCESS_TIMEOUT
-        self.is_paused = True
-        token, self._token = self._token, None
-        self._events.append(KeyProven(node_id=node_id, dialect=dialect.name, token=token))
-
-    def _keep_unread(self, data: bytes) -> None:
-        assert self._applicant is not None
-        self._applicant.unread += data
-        if len(self._applicant.unread) > APPLICANT_BYTES_LIMIT:
-            self._fail(f"more than {APPLICANT_BYTES_LIMIT} bytes before access was decided on")
-
-    def _deny(self, reason: str | None) -> None:
-        assert self._session is not None
-        self._stats.clients_denied += 1
-        for frame in self._session.handshake.refuse(reason):
-            self._send(self._session.codec.encode(frame))
-        self._end(None)
-
-    def _let_in(self, node_id: ClientKey, behind: bytes, now: float) -> None:
-        assert self._session is not None
-        for answer in self._session.handshake.accept():
-            self._send(self._session.codec.encode(answer))
-        dialect = self._session.dialect
+    def _let_in(self, entered: Entered, now: float) -> None:
+        session = self._session = entered.session
+        self._entry = None
         self._state = _State.RELAYING
-        self._handshake_deadline = math.inf
-        self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
+        self._codec, self._is_framed = session.codec, session.form == "framed"
+        self._liveness = ServerLiveness(session.dialect, rng=self._rng, now=now)
+        self.node_id, self.is_mesh_member = entered.node_id, entered.is_mesh_member
         if self._rate_limit is not None and not self.is_mesh_member:
             self._throttle = ReadThrottle(self._rate_limit, now=now)
-        self.node_id = node_id
         self.is_paused = False
         self._stats.clients_admitted += 1
-        self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
+        self._events.append(ClientAdmitted(node_id=entered.node_id, dialect=session.dialect.name))
         # What came with the proof may be whole frames, also if there is nothing behind it.
-        self._codec = self._session.codec
-        self._is_framed = self._session.form == "framed"
-        self._receive_frames(self._codec, behind, now)
+        self._receive_frames(session.codec, entered.behind, now)
 
     def _heed_rate_limit(self, throttle: ReadThrottle, now: float) -> None:
         assert self._session is not None
@@ -679,21 +550,13 @@ class DerpServerConnection:
             raise LocalProtocolError("start this connection first")
         return now
 
-    def _admitted(self) -> _Session | None:
+    def _admitted(self) -> Session | None:
         """Return what packets go through, or ``None`` if it is too late for them."""
         if self._state is _State.OVER:
             return None
         if self._state is not _State.RELAYING or self._session is None:
             raise LocalProtocolError("nobody has proven a key on this connection yet")
         return self._session
-
-    def _run_out_of_time(self) -> None:
-        if self._state is _State.APPLYING:
-            self._stats.access_timeouts += 1
-            self._deny(None)
-            return
-        awaited = "request" if self._state is _State.REQUEST else "proof of a key"
-        self._fail(f"no {awaited} in time")
 
     def _fail(self, problem: str) -> None:
         if self._state is not _State.OVER:
@@ -703,33 +566,8 @@ class DerpServerConnection:
     def _end(self, error: RemoteProtocolError | None) -> None:
         if self._state is not _State.OVER:
             self._state = _State.OVER
-            self._upgrade = self._session = self._codec = self._liveness = None
-            self._applicant = self._throttle = None
+            self._entry = self._session = self._codec = self._liveness = None
+            self._throttle = None
             self.is_paused = False
-            self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
             self.has_news = True
-
-
-class _Applicant:
-    """A client whose access is being decided on, and what was read of it meanwhile."""
-
-    __slots__ = ("node_id", "unread")
-
-    def __init__(self, node_id: ClientKey) -> None:
-        self.node_id = node_id
-        self.unread = bytearray()
-
-
-class _Session:
-    """What speaks with the client behind the HTTP upgrade."""
-
-    __slots__ = ("codec", "dialect", "form", "handshake")
-
-    def __init__(
-        self, dialect: Dialect, form: Form, secret_key: SecretKey, rng: random.Random
-    ) -> None:
-        self.dialect = dialect
-        self.form = form
-        self.codec: FrameCodec = dialect.server_codec(form)
-        self.handshake: ServerHandshake = dialect.server_handshake(secret_key=secret_key, rng=rng)

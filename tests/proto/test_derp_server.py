@@ -28,12 +28,12 @@ from iroh_proto.derp.frames import (
 )
 from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
 from iroh_proto.derp.segments import SINGLE_HEADER
-from iroh_proto.derp.server import (
+from iroh_proto.derp.server import DerpServerConnection
+from iroh_proto.derp.server_entry import (
     HANDSHAKE_BYTES_LIMIT,
     HANDSHAKE_TIMEOUT,
     LISTEN_TIMEOUT,
     REQUEST_TIMEOUT,
-    DerpServerConnection,
 )
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
