@@ -105,13 +105,8 @@ class TcpPort:
 
     def flush(self) -> bool:
         """Write what the machine has for connections that can take it."""
-        for tcp_id in self.machine.tcp_to_send():
-            connection = self._connections.get(tcp_id)
-            if connection is None:
-                # Nobody is there to read them: they must not stay queued and be asked for again.
-                self.unwritten += len(self.machine.tcp_data_to_send(tcp_id))
-            elif not connection.blocked:
-                connection.write()
+        self._write(once=True)
+        self._write(once=False)  # those that had more than it gives at a time, mostly none
         if not self._broken:
             return False
         broken, self._broken = self._broken, []
@@ -159,13 +154,27 @@ class TcpPort:
             except anyio.ClosedResourceError:
                 return
 
+    def _write(self, *, once: bool) -> None:
+        machine, connections = self.machine, self._connections
+        for tcp_id in machine.tcp_to_send():
+            connection = connections.get(tcp_id)
+            if connection is None:
+                # Nobody is there to read them: they must not stay queued and be asked for again.
+                self.unwritten += len(machine.tcp_data_to_send(tcp_id))
+            elif not connection.blocked:
+                connection.write(once=once)
+
     def _serve_ready(self, ready: list[tuple[int, int]]) -> None:
         now = self.driver.now()
         size = 0
+        by_descriptor, readable = self._by_descriptor, select.EPOLLIN
         for descriptor, events in ready:
-            connection = self._by_descriptor.get(descriptor)
+            connection = by_descriptor.get(descriptor)
             if connection is not None:
-                size += connection.take_turn(events, now)
+                if events == readable and connection.is_plain:
+                    size += connection.read(now)
+                else:
+                    size += connection.take_turn(events, now)
                 if size >= READ_SIZE:
                     # What is read must not pile up before any of it is written.
                     self.driver.flush()

@@ -33,6 +33,8 @@ class TcpConnection:
 
     :ivar blocked: whether the kernel takes nothing for now.
     :ivar gone: whether it is closed.
+    :ivar is_plain: whether it has no TLS and waits for nothing but bytes to :meth:`read`, as nearly
+        all do; others are to :meth:`take_turn`.
     :ivar is_untouched: whether nothing was read or written yet.
     """
 
@@ -52,6 +54,7 @@ class TcpConnection:
         "blocked",
         "descriptor",
         "gone",
+        "is_plain",
         "is_untouched",
         "tcp_id",
     )
@@ -77,14 +80,13 @@ class TcpConnection:
         self._read_needs_write = False
         self._write_needs_read = False
         self._mask = _IN
+        self.is_plain = not self._is_tls
         with contextlib.suppress(OSError):
             tcp_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port.epoll.register(self.descriptor, _IN)
 
     def take_turn(self, events: int, now: float) -> int:
         """Do what the socket is ready for; return how many bytes were read."""
-        if events == _IN and not self._is_tls and self._mask == _IN:  # nearly always
-            return self.read(now)
         if self._handshaking and not self._shake_hands():
             return READ_SIZE  # it is as much work
         if events & _OUT:
@@ -119,9 +121,11 @@ class TcpConnection:
                 self._take_end(now)
                 return size
             self.is_untouched = False
-            size += len(data)
             if not self._finishing:
                 self._port.machine.receive_tcp_data(self.tcp_id, data, now=now)
+            if self.is_plain:
+                return len(data)
+            size += len(data)
             # A record of TLS is shorter, and more than one may be there.
             if not self._is_tls or (size >= READ_SIZE and not self._has_pending()):
                 break
@@ -131,8 +135,12 @@ class TcpConnection:
             self.write()
         return size
 
-    def write(self) -> None:
-        """Write until the machine has no more bytes or the kernel no room."""
+    def write(self, *, once: bool = False) -> None:
+        """Write until the machine has no more bytes or the kernel no room.
+
+        :param once: write no more than the machine gives at a time, and leave it to the caller to
+            ask the machine whether there is more.
+        """
         while not self.gone:
             data = self._out or self._port.machine.tcp_data_to_send(self.tcp_id)
             if not data:
@@ -156,7 +164,12 @@ class TcpConnection:
                 self._out = data
                 self.close(broken=True)
                 return
-            self._out = memoryview(data)[sent:] if sent < len(data) else b""
+            if sent < len(data):
+                self._out = memoryview(data)[sent:]
+                continue
+            self._out = b""
+            if once and not self._finishing:
+                return
 
     def pause(self) -> None:
         """Leave the peer unread, so that it has to wait."""
@@ -261,4 +274,5 @@ class TcpConnection:
     def _set_mask(self, mask: int) -> None:
         if mask != self._mask and not self.gone:
             self._mask = mask
+            self.is_plain = mask == _IN and not self._is_tls
             self._port.epoll.modify(self.descriptor, mask)

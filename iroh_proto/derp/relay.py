@@ -228,18 +228,19 @@ class DerpServer:
 
     def receive_tcp_data(self, tcp_id: int, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a connection. Those of a closed one are ignored."""
-        now = self._time.advance(now)
-        if tcp_id < 0:
-            self._mesh.receive_tcp_data(tcp_id, data, now=now)
-            self._settle_mesh(now)
-            return
+        if now != self._time.value:  # many connections are read at one time
+            now = self._time.advance(now)
         connection = self._connections.get(tcp_id)
         if connection is None:
+            if tcp_id < 0:
+                self._mesh.receive_tcp_data(tcp_id, data, now=now)
+                self._settle_mesh(now)
             return
         connection.take_data(data, now)
         if connection.node_id is not None and not connection.has_news:
             # Deadlines can only have moved away, which is looked at when the earlier one is due.
-            self._route(tcp_id, connection, now)
+            if connection.received:
+                self._route(tcp_id, connection, now)
             if not connection.has_news:
                 return
         self._settle(tcp_id, connection, now)
@@ -326,16 +327,20 @@ class DerpServer:
 
         There may be more: about :data:`PULL_SIZE` are handed out at a time.
         """
-        if tcp_id not in self._unsent:
-            return self._mesh.tcp_data_to_send(tcp_id)
+        unsent = self._unsent
+        if tcp_id not in unsent:
+            return self._mesh.tcp_data_to_send(tcp_id) if tcp_id < 0 else b""
         connection = self._connections.get(tcp_id)
         if connection is None:
             connection = self._closing[tcp_id]
-        data = connection.data_to_send(PULL_SIZE)
-        if connection.has_data_to_send:
+        queue = connection.queue
+        data = queue.pull(PULL_SIZE)
+        if queue.entries:
             self._fetched.add(tcp_id)
-        else:
+        elif self._fetched or self._closing:
             self._forget_output(tcp_id)
+        else:
+            del unsent[tcp_id]
         return data
 
     def drain(
@@ -425,13 +430,15 @@ class DerpServer:
                     self._connect(tcp_id, event, now)
                 case ConnectionLost():
                     # What the client sent before it was lost was sent.
-                    self._route(tcp_id, connection, now)
+                    if connection.received:
+                        self._route(tcp_id, connection, now)
                     self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
                     self._disconnect(tcp_id, connection, event.error, now)
                     return
                 case _:
                     assert_never(event)
-        self._route(tcp_id, connection, now)
+        if connection.received:
+            self._route(tcp_id, connection, now)
         self._mesh.serve(tcp_id, connection.mesh_requests(), now=now)
         self._settle_mesh(now)
         if tcp_id not in self._connections:
@@ -515,16 +522,14 @@ class DerpServer:
         self._note_output(tcp_id, connection, now)
 
     def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
-        packets = connection.received_packets()
-        if not packets:
-            return
-        connections, unsent = self._connections, self._unsent
-        for target, parts in self._router.route(tcp_id, packets):
+        packets, connection.received = connection.received, {}
+        connections, unsent, router = self._connections, self._unsent, self._router
+        for target, parts in router.route(tcp_id, packets):
             if connections[target].relay(parts) and target not in unsent:
                 unsent[target] = now + WRITE_TIMEOUT
-        if not self._router.has_more:
+        if not router.has_more:
             return
-        for missing in self._router.take_missing():
+        for missing in router.take_missing():
             connection.send_not_here(missing, now=now)
         self._mesh.forward(now=now)
         self._mesh.tell_watchers(now=now)

@@ -45,6 +45,8 @@ SENT_DATAGRAM = 4
 SENT_BATCH = 5
 """The number of :class:`~iroh_proto.derp.datagram_frames.SendDatagramBatch`."""
 
+_SENT_DATAGRAM = bytes((SENT_DATAGRAM,))
+_ECN_AT = 1 + KEY_SIZE
 _LONGEST_NUMBER = 8
 _ONE_BYTE_NUMBERS = 1 << 6
 _DATA_OF_SINGLE = 1 + SHORTEST_SINGLE
@@ -101,16 +103,33 @@ class RelayCodec:
         """
         frames: list[Frame | PacketGroups] = []
         groups: dict[bytes, PacketParts] = {}
+        if self.error is not None:
+            return frames
+        single = SINGLE_HEADER.pack(RELAYED_DATAGRAM, source, 0)
         try:
-            for message in self._take(data):
-                packet = _relayed(message, source)
-                if packet is None:
-                    frames.append(self._table.decode_message(message))
-                    groups = {}
-                    continue
+            for message in self._messages.receive(data):
+                if (
+                    message[:1] == _SENT_DATAGRAM
+                    and _DATA_OF_SINGLE < len(message) <= MESSAGE_LIMIT
+                    and not message[_ECN_AT] & ECN_MASK
+                ):  # nearly always
+                    packet = single, message[_DATA_OF_SINGLE:]
+                else:
+                    message = _with_short_number(message)
+                    other = _relayed(message, source)
+                    if other is None:
+                        frames.append(self._table.decode_message(message))
+                        groups = {}
+                        continue
+                    packet = other
                 if not groups:
                     frames.append(PacketGroups(groups))
-                groups.setdefault(message[1 : 1 + KEY_SIZE], []).extend(packet)
+                destination = message[1 : 1 + KEY_SIZE]
+                parts = groups.get(destination)
+                if parts is None:
+                    groups[destination] = [*packet]
+                else:
+                    parts += packet
         except DecodeError as error:
             self.error = error
         return frames
@@ -136,11 +155,9 @@ class RelayCodec:
 
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
         """Return one piece per frame. Packed datagrams become as few frames as hold them."""
-        build = self._messages.build
         if holds_segments(parts):
-            return [
-                build(header, data) for header, data in zip(parts[::2], parts[1::2], strict=True)
-            ]
+            return self._messages.build_pairs(parts)
+        build = self._messages.build
         return [
             build(message)
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
@@ -160,13 +177,20 @@ class RelayCodec:
         if self.error is not None:
             return
         for message in self._messages.receive(data):
-            if message[:1] < b"\x40":
-                yield message
-                continue
-            number, size = decode_quic_varint(message)
-            if number >= _ONE_BYTE_NUMBERS:
-                raise DecodeError(f"unknown frame number {number}")
-            yield bytes((number,)) + message[size:]
+            yield _with_short_number(message)
+
+
+def _with_short_number(message: bytes) -> bytes:
+    """Return a message with its number in one byte.
+
+    :raises DecodeError: if it does not fit.
+    """
+    if message[:1] < b"\x40":
+        return message
+    number, size = decode_quic_varint(message)
+    if number >= _ONE_BYTE_NUMBERS:
+        raise DecodeError(f"unknown frame number {number}")
+    return bytes((number,)) + message[size:]
 
 
 def _check_length(first: int, length: int) -> None:

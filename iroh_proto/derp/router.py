@@ -79,6 +79,7 @@ class DerpRouter:
     """Who is connected, and who gets what.
 
     :ivar is_watched: whether comings and goings are to be told, by :meth:`take_presences`.
+    :ivar has_more: whether there is something to take besides deliveries.
     """
 
     def __init__(self) -> None:
@@ -97,6 +98,7 @@ class DerpRouter:
         self._missing: list[X25519PublicKey] = []
         self._stats = RouterStats()
         self.is_watched = False
+        self.has_more = False
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -242,7 +244,7 @@ class DerpRouter:
             self._take_over(client_id, sender)
         client_ids, destinations = self._client_ids[sender.is_curve], sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
-        routed = routed_bytes = 0
+        stats = self._stats
         self._lookups = LOOKUPS_LIMIT
         for destination, parts in groups.items():
             target = client_ids.get(destination)
@@ -252,14 +254,15 @@ class DerpRouter:
                     continue
                 target, parts = found  # as the receiver has them
             deliveries.append((target, parts))
-            routed += len(parts)
-            routed_bytes += len(parts[1]) if len(parts) == 2 else sum(map(len, parts[1::2]))
+            # Parts are a header and a payload for each packet.
+            if (count := len(parts)) == 2:
+                stats.packets_routed += 1
+                stats.bytes_routed += len(parts[1])
+            else:
+                stats.packets_routed += count // 2
+                stats.bytes_routed += sum(map(len, parts[1::2]))
             if destination not in destinations:
                 _remember(destinations, destination)
-        # Parts are a header and a payload for each packet.
-        stats = self._stats
-        stats.packets_routed += routed // 2
-        stats.bytes_routed += routed_bytes
         return deliveries
 
     def route_forwarded(
@@ -288,19 +291,16 @@ class DerpRouter:
         self._stats.bytes_routed += sum(map(len, known[1][1::2]))
         return [(target, known[1])]
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there is something to take besides deliveries."""
-        return bool(self._missing or self._forwards or self._presences)
-
     def take_forwards(self) -> list[Forward]:
         """Return what goes to other servers of the mesh, and forget it."""
         forwards, self._forwards = self._forwards, []
+        self.has_more = bool(self._missing or self._presences)
         return forwards
 
     def take_missing(self) -> list[X25519PublicKey]:
         """Return to whom a disco message was sent in vain, in Tailscale's dialect; forget it."""
         missing, self._missing = self._missing, []
+        self.has_more = bool(self._forwards or self._presences)
         return missing
 
     # The mesh
@@ -308,6 +308,7 @@ class DerpRouter:
     def take_presences(self) -> list[Presence]:
         """Return who came and went since, for those who watch, and forget it."""
         presences, self._presences = self._presences, []
+        self.has_more = bool(self._missing or self._forwards)
         return presences
 
     def presences(self) -> list[Presence]:
@@ -381,6 +382,7 @@ class DerpRouter:
         forward = self._find_forward(sender, destination, parts)
         if forward is not None:
             self._forwards.append(forward)
+            self.has_more = True
             self._stats.packets_forwarded += len(forward.parts) // 2
             return None
         self._count_lost({destination: parts})
@@ -484,6 +486,7 @@ class DerpRouter:
     def _note_missing(self, sender: _Sender, destination: bytes, parts: PacketParts) -> None:
         if sender.is_curve and any(map(looks_like_disco, parts[1::2])):
             self._missing.append(X25519PublicKey(destination))
+            self.has_more = True
 
     def _count_lost(self, groups: Mapping[bytes, PacketParts]) -> None:
         for parts in groups.values():
@@ -493,6 +496,7 @@ class DerpRouter:
     def _note_presence(self, client: _Client, *, is_present: bool) -> None:
         if self.is_watched:
             self._presences.append(self._presence(client, is_present=is_present))
+            self.has_more = True
 
     def _presence(self, client: _Client, *, is_present: bool) -> Presence:
         curve_key = client.key if isinstance(client.key, X25519PublicKey) else alias_of(client.key)

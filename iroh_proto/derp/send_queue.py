@@ -9,6 +9,8 @@ much of it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from iroh_proto.derp.frames import HEADER
@@ -45,24 +47,25 @@ OLDEST_DROPPED = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=True)
 class SendQueue:
     """Bytes for one client, in order.
 
+    :ivar entries: what waits, each with the number of packets in it; none means that it must not be
+        dropped. For others to see whether there is anything.
     :ivar rule: what happens when too many packets wait.
     :ivar packets: packets waiting.
     :ivar packet_bytes: bytes of these.
     :ivar control_bytes: bytes of everything else waiting.
     """
 
-    __slots__ = ("_entries", "control_bytes", "packet_bytes", "packets", "rule")
+    __slots__ = ("control_bytes", "entries", "packet_bytes", "packets", "rule")
 
     def __init__(self, rule: QueueRule = NEWEST_DROPPED) -> None:
         self.rule = rule
-        # (bytes, packets in them); no packets means that it must not be dropped.
-        self._entries: deque[tuple[bytes, int]] = deque()
+        self.entries: deque[tuple[bytes, int]] = deque()
         self.packets = 0
         self.packet_bytes = 0
         self.control_bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self.entries)
 
     def push_packets(self, data: bytes, packets: int) -> int:
         """Queue packets, and drop the oldest or newest ones if there are too many.
@@ -73,20 +76,30 @@ class SendQueue:
         """
         waiting, size = self.packets + packets, self.packet_bytes + len(data)
         if waiting <= self.rule.packets and size <= QUEUED_PACKET_BYTES_LIMIT:
-            self._entries.append((data, packets))
+            self.entries.append((data, packets))
             self.packets, self.packet_bytes = waiting, size
             return 0
         if not self.rule.drops_oldest:
             return self._push_what_fits(data, packets)
-        self._entries.append((data, packets))
+        self.entries.append((data, packets))
         self.packets, self.packet_bytes = waiting, size
         return self._drop_oldest()
+
+    def push_pieces(self, pieces: Sequence[bytes]) -> int:
+        """Queue packets that are one piece each; return how many packets were dropped."""
+        waiting = self.packets + len(pieces)
+        size = self.packet_bytes + sum(map(len, pieces))
+        if waiting <= self.rule.packets and size <= QUEUED_PACKET_BYTES_LIMIT:
+            self.entries.extend(zip(pieces, repeat(1)))
+            self.packets, self.packet_bytes = waiting, size
+            return 0
+        return sum(self.push_packets(piece, 1) for piece in pieces)
 
     def push_control(self, data: bytes, *, limit: int = QUEUED_CONTROL_BYTES_LIMIT) -> bool:
         """Queue bytes that are no packet, unless too many wait; say whether they were taken."""
         if self.control_bytes + len(data) > limit:
             return False
-        self._entries.append((data, 0))
+        self.entries.append((data, 0))
         self.control_bytes += len(data)
         return True
 
@@ -95,16 +108,21 @@ class SendQueue:
 
         :param size_wanted: stop after the piece that makes it this many; ``None`` for all.
         """
-        entries = self._entries
+        entries = self.entries
         if not entries:
             return b""
         if len(entries) == 1:
             data, packets = entries.popleft()
             self.packets = self.packet_bytes = self.control_bytes = 0
             return data
+        if size_wanted is None or self.packet_bytes + self.control_bytes <= size_wanted:
+            whole = b"".join([data for data, _ in entries])
+            entries.clear()
+            self.packets = self.packet_bytes = self.control_bytes = 0
+            return whole
         taken: list[bytes] = []
         size = 0
-        while entries and (size_wanted is None or size < size_wanted):
+        while size < size_wanted:
             data, packets = entries.popleft()
             taken.append(data)
             size += len(data)
@@ -124,7 +142,7 @@ class SendQueue:
                 self.packets < self.rule.packets
                 and self.packet_bytes + size <= QUEUED_PACKET_BYTES_LIMIT
             ):
-                self._entries.append((data[offset : offset + size], 1))
+                self.entries.append((data[offset : offset + size], 1))
                 self.packets += 1
                 self.packet_bytes += size
             else:
@@ -136,13 +154,13 @@ class SendQueue:
         before = self.packets
         kept: list[tuple[bytes, int]] = []
         while self._is_over():
-            data, packets = self._entries.popleft()
+            data, packets = self.entries.popleft()
             if packets:
                 data, packets = self._behead(data, packets)
             if not packets and not data:
                 continue
             kept.append((data, packets))
-        self._entries.extendleft(reversed(kept))
+        self.entries.extendleft(reversed(kept))
         return before - self.packets
 
     def _behead(self, data: bytes, packets: int) -> tuple[bytes, int]:

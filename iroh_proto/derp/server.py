@@ -2,14 +2,11 @@
 
 States::
 
-    request -> [listening] -> handshake -> [applying] -> relaying -> over
-       '--> over (a page was answered)
+    idle -> entry -> relaying -> over
+              '--> over
 
-``listening`` is for a request that both v2 and v3 clients send (see
-:mod:`iroh_proto.derp.reception`). A v3 client speaks first, a v2 client waits for the server and
-a v3 client takes the server's first frame for an error, so the server waits a moment for the
-client and only then speaks. ``applying`` is for a server that asks who may use it: the client has
-proven its key and is left unread until its access is decided on.
+In ``entry`` (:mod:`iroh_proto.derp.server_entry`) the client has yet to ask, to prove its key and
+to be let in.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
 some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
@@ -31,19 +28,13 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.access import (
-    ACCESS_TIMEOUT,
-    APPLICANT_BYTES_LIMIT,
     check_reason,
-    token_of,
 )
-from iroh_proto.derp.codec import Form, FrameCodec
+from iroh_proto.derp.codec import FrameCodec
 from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
 from iroh_proto.derp.dialects import (
-    DIALECTS,
     FRAMED_DIALECTS,
     ClientKey,
-    Dialect,
-    ServerHandshake,
 )
 from iroh_proto.derp.frames import (
     Frame,
@@ -61,50 +52,36 @@ from iroh_proto.derp.mesh_frames import (
     presence_frame,
 )
 from iroh_proto.derp.mesh_key import MeshKey
-from iroh_proto.derp.pages import Page, refusal
 from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
-from iroh_proto.derp.reception import Admission, receive_request
 from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
+from iroh_proto.derp.server_entry import (
+    Entered,
+    EntryOutcome,
+    EntryOver,
+    ServerEntry,
+    Session,
+)
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
     ConnectionLost,
     ConnectionStats,
     DerpServerConnectionEvent,
-    KeyProven,
 )
 from iroh_proto.derp.server_liveness import ServerLiveness
-from iroh_proto.derp.upgrade import ServerUpgrade
-from iroh_proto.errors import DecodeError, LocalProtocolError, RemoteProtocolError
+from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.timers import LatestTime
-from iroh_proto.x25519 import X25519PublicKey, x25519_of
-
-REQUEST_TIMEOUT = 10.0
-"""Seconds from the start to the end of the request's head."""
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds from the HTTP upgrade to the proof of the client's key (upstream's)."""
-
-HANDSHAKE_BYTES_LIMIT = 16_384
-"""Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
-stranger may not make the server buffer more."""
+from iroh_proto.x25519 import X25519PublicKey
 
 NOT_HERE_PER_SECOND = 1.0
 NOT_HERE_BURST = 3.0
 """How often a client of Tailscale's dialect is told that it has sent to nobody (upstream's)."""
 
-LISTEN_TIMEOUT = 0.3
-"""Seconds to wait for a v3 client to speak before the server speaks as v2. A client further away
-than this, one round trip, is served on ``/relay`` only."""
-
 
 class _State(Enum):
     IDLE = auto()
-    REQUEST = auto()
-    LISTENING = auto()
-    HANDSHAKE = auto()
-    APPLYING = auto()
+    ENTRY = auto()
     RELAYING = auto()
     OVER = auto()
 
@@ -124,6 +101,8 @@ class DerpServerConnection:
         being asked for, has no rate limit, and may ask for what other clients may not.
     :param stats: where to count, if not in counts of its own.
     :ivar node_id: who the client is, once it was let in.
+    :ivar queue: what waits to be written, for an owner who does without :meth:`data_to_send`.
+    :ivar received: what :meth:`received_packets` returns.
     :ivar is_mesh_member: whether the client is a server of the mesh.
     :ivar is_paused: whether the client is to be left unread for now. What was read already is
         taken all the same.
@@ -131,6 +110,35 @@ class DerpServerConnection:
         set it to false: events, bytes to write, deadlines that are earlier.
     :raises LocalProtocolError: if there is no such framed dialect.
     """
+
+    __slots__ = (
+        "_asks_access",
+        "_codec",
+        "_entry",
+        "_events",
+        "_heard_at",
+        "_is_framed",
+        "_listen_dialect",
+        "_liveness",
+        "_mesh_key",
+        "_mesh_requests",
+        "_not_here",
+        "_rate_limit",
+        "_rng",
+        "_secret_key",
+        "_session",
+        "_state",
+        "_stats",
+        "_throttle",
+        "_time",
+        "_was_throttled",
+        "has_news",
+        "is_mesh_member",
+        "is_paused",
+        "node_id",
+        "queue",
+        "received",
+    )
 
     def __init__(
         self,
@@ -155,13 +163,13 @@ class DerpServerConnection:
         self._time = LatestTime()
         self._state = _State.IDLE
         self._events: deque[DerpServerConnectionEvent] = deque()
-        self._queue = SendQueue()
-        self._received: dict[bytes, PacketParts] = {}
-        self._upgrade: ServerUpgrade | None = None
-        self._session: _Session | None = None
-        self._handshake_bytes = 0
-        self._token: str | None = None
-        self._applicant: _Applicant | None = None
+        self.queue = SendQueue()
+        self.received: dict[bytes, PacketParts] = {}
+        self._session: Session | None = None
+        self._codec: FrameCodec | None = None  # while packets pass
+        self._is_framed = False
+        self._heard_at = -math.inf  # when the last frame came
+        self._entry: ServerEntry | None = None
         self._liveness: ServerLiveness | None = None
         self._throttle: ReadThrottle | None = None
         self._was_throttled = False
@@ -170,8 +178,7 @@ class DerpServerConnection:
         self.node_id: ClientKey | None = None
         self.is_mesh_member = False
         self.is_paused = False
-        self._handshake_deadline = math.inf
-        self._listen_deadline = math.inf
+        self.has_news = False
 
     @property
     def stats(self) -> ConnectionStats:
@@ -181,7 +188,7 @@ class DerpServerConnection:
     @property
     def has_data_to_send(self) -> bool:
         """Whether :meth:`data_to_send` would give anything."""
-        return bool(self._queue)
+        return bool(self.queue.entries)
 
     def start(self, *, now: float) -> None:
         """Begin to wait for the client's request.
@@ -191,9 +198,18 @@ class DerpServerConnection:
         now = self._time.advance(now)
         if self._state is not _State.IDLE:
             raise LocalProtocolError("this connection has started already")
-        self._state = _State.REQUEST
-        self._upgrade = ServerUpgrade()
-        self._handshake_deadline = now + REQUEST_TIMEOUT
+        self._state = _State.ENTRY
+        self._entry = ServerEntry(
+            secret_key=self._secret_key,
+            rng=self._rng,
+            listen_dialect=self._listen_dialect,
+            asks_access=self._asks_access,
+            mesh_key=self._mesh_key,
+            queue=self.queue,
+            events=self._events,
+            stats=self._stats,
+            now=now,
+        )
 
     def receive_data(self, data: bytes, *, now: float) -> None:
         """Take bytes that arrived, cut anywhere.
@@ -221,13 +237,8 @@ class DerpServerConnection:
         """
         check_reason(reason)
         now = self._advance(now)
-        if self._state is not _State.APPLYING or self._applicant is None:
-            return
-        if allowed:
-            applicant, self._applicant = self._applicant, None
-            self._let_in(applicant.node_id, bytes(applicant.unread), now)
-        else:
-            self._deny(reason)
+        if (entry := self._entry) is not None and entry.is_applying:
+            self._take_entry(entry, entry.decide(allowed=allowed, reason=reason), now)
 
     def set_rate_limit(self, limit: RateLimit | None, *, now: float) -> None:
         """Change how fast the client may send. What it was over the old limit is forgotten.
@@ -255,31 +266,29 @@ class DerpServerConnection:
 
     def take_data(self, data: bytes, now: float) -> None:
         """Do what :meth:`receive_data` does, without a look at the time."""
-        if self._state is not _State.RELAYING:
-            if data:
-                self._receive(data, now)
+        if self._codec is None:
+            if data and (entry := self._entry) is not None:
+                self._take_entry(entry, entry.receive(data, now), now)
             return
         if self._throttle is not None:
             self._throttle.note_read(len(data), now)
             self.has_news = True
-        self._receive_frames(data, now)
+        self._receive_frames(self._codec, data, now)
 
     def relay(self, parts: PacketParts) -> bool:
         """Do what :meth:`send_packets` does; say whether something waits to be written."""
-        queue, session = self._queue, self._session
-        if self._state is not _State.RELAYING or session is None:
+        codec, queue = self._codec, self.queue
+        if codec is None:
             self._admitted()
-            return bool(queue)
-        if session.form == "framed":
-            (piece,) = session.codec.encode_relayed(parts)
-            dropped = queue.push_packets(piece, len(parts) // 2)
+            return bool(queue.entries)
+        pieces = codec.encode_relayed(parts)
+        if self._is_framed:
+            dropped = queue.push_packets(pieces[0], len(parts) // 2)
         else:
-            dropped = 0
-            for piece in session.codec.encode_relayed(parts):
-                dropped += queue.push_packets(piece, 1)
+            dropped = queue.push_pieces(pieces)
         if dropped:
             self._stats.packets_dropped += dropped
-        return bool(queue)
+        return bool(queue.entries)
 
     def send_peer_gone(self, key: ClientKey, *, now: float) -> None:
         """Tell the client that somebody it has heard from is gone.
@@ -320,7 +329,7 @@ class DerpServerConnection:
         if frame is None:
             return
         data = session.codec.encode(frame)
-        if not self._queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
+        if not self.queue.push_control(data, limit=QUEUED_PRESENCE_BYTES_LIMIT):
             self._fail("a member of the mesh reads too slowly")
 
     def tell_standing(self, *, is_active: bool, now: float) -> None:
@@ -354,8 +363,9 @@ class DerpServerConnection:
         :raises LocalProtocolError: before :meth:`start`.
         """
         self._advance(now)
-        if self._session is not None:
-            self._send(self._session.codec.goodbye())
+        session = self._session if self._entry is None else self._entry.session
+        if session is not None:
+            self._send(session.codec.goodbye())
         self._end(None)
 
     def abandon(self, problem: str, *, now: float) -> None:
@@ -365,29 +375,26 @@ class DerpServerConnection:
         """
         self._advance(now)
         self._fail(problem)
-        self._stats.packets_dropped += self._queue.packets
-        self._queue = SendQueue()
+        self._stats.packets_dropped += self.queue.packets
+        self.queue = SendQueue()
 
     def handle_timer(self, *, now: float) -> None:
         """Let every deadline at or before ``now`` expire."""
         now = self._time.advance(now)
-        if self._handshake_deadline <= now:
-            self._run_out_of_time()
+        if (entry := self._entry) is not None and entry.deadline <= now:
+            self._take_entry(entry, entry.handle_timer(now), now)
         if self._throttle is not None and self._throttle.deadline <= now:
             self._heed_rate_limit(self._throttle, now)
-        if self._listen_deadline <= now:
-            self._listen_deadline = math.inf
-            self._begin_session("v2", "framed")
         if self._liveness is not None and self._liveness.pong_deadline <= now:
             self._fail("no pong in time")
-        if self._liveness is not None and self._liveness.deadline <= now:
+        if self._liveness is not None and self._liveness.due(self._heard_at) <= now:
             self._keep_alive(self._liveness, now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        deadline = min(self._handshake_deadline, self._listen_deadline)
+        deadline = math.inf if self._entry is None else self._entry.deadline
         if (liveness := self._liveness) is not None:
-            deadline = min(deadline, liveness.deadline, liveness.pong_deadline)
+            deadline = min(deadline, liveness.due(self._heard_at), liveness.pong_deadline)
         if self._throttle is not None:
             deadline = min(deadline, self._throttle.deadline)
         return None if deadline == math.inf else deadline
@@ -402,9 +409,9 @@ class DerpServerConnection:
         A destination is 32 bytes that need not be a node id. Packets to the client itself are not
         among them; they are on their way back already.
         """
-        received = self._received
+        received = self.received
         if received:
-            self._received = {}
+            self.received = {}
         return received
 
     def mesh_requests(self) -> Sequence[MeshRequest]:
@@ -420,135 +427,37 @@ class DerpServerConnection:
         :param size_wanted: return no more than these and the end of the last piece. What stays
             behind is subject to this connection's limits rather than the host's buffers.
         """
-        return self._queue.pull(size_wanted)
+        return self.queue.pull(size_wanted)
 
-    def _receive(self, data: bytes, now: float) -> None:
-        match self._state:
-            case _State.RELAYING:
-                self._receive_frames(data, now)
-            case _State.APPLYING:
-                self._keep_unread(data)
-            case _State.REQUEST:
-                self._receive_request(data, now)
-            case _State.LISTENING:
-                self._listen_deadline = math.inf
-                self._begin_session("v3", "framed")
-                self._receive_handshake(data, now)
-            case _State.HANDSHAKE:
-                self._receive_handshake(data, now)
-            case _State.IDLE | _State.OVER:
-                pass
+    def _take_entry(self, entry: ServerEntry, outcome: EntryOutcome | None, now: float) -> None:
+        self.has_news = True
+        match outcome:
+            case None:
+                self.is_paused = entry.is_applying
+            case Entered():
+                self._let_in(outcome, now)
+            case EntryOver(problem):
+                if problem is None:
+                    self._end(None)
+                else:
+                    self._fail(problem)
             case _:
-                assert_never(self._state)
+                assert_never(outcome)
 
-    def _receive_request(self, data: bytes, now: float) -> None:
-        assert self._upgrade is not None
-        request = self._upgrade.receive(data)
-        if self._upgrade.error is not None:
-            self._answer(refusal("this is no HTTP request"))
-            self._fail(str(self._upgrade.error))
-        elif request is not None:
-            outcome = receive_request(request, derp_key=x25519_of(self._secret_key.public))
-            if isinstance(outcome, Page):
-                self._answer(outcome)
-                self._end(None)
-            else:
-                self._token = token_of(request) if self._asks_access else None
-                self._admit(outcome, now)
-
-    def _answer(self, page: Page) -> None:
-        assert self._upgrade is not None
-        self._stats.requests_answered += 1
-        self._send(self._upgrade.respond(*page))
-
-    def _admit(self, admission: Admission, now: float) -> None:
-        assert self._upgrade is not None
-        if admission.headers is None:
-            behind = self._upgrade.switch_silently()
-        else:
-            answer, behind = self._upgrade.switch(admission.headers)
-            self._send(answer)
-        self._upgrade = None
-        self._handshake_deadline = now + HANDSHAKE_TIMEOUT
-        dialect = admission.dialect or self._listen_dialect
-        if dialect is None:
-            self._state = _State.LISTENING
-            self._listen_deadline = now + LISTEN_TIMEOUT
-        else:
-            self._begin_session(dialect, admission.form)
-        if behind:
-            self._receive(behind, now)
-
-    def _begin_session(self, dialect: str, form: Form) -> None:
-        self._state = _State.HANDSHAKE
-        self._session = _Session(DIALECTS[dialect], form, self._secret_key, self._rng)
-        self._queue.rule = self._session.dialect.queue_rule
-        for frame in self._session.handshake.begin():
-            self._send(self._session.codec.encode(frame))
-
-    def _receive_handshake(self, data: bytes, now: float) -> None:
-        assert self._session is not None
-        codec, handshake = self._session.codec, self._session.handshake
-        allowed = HANDSHAKE_BYTES_LIMIT - self._handshake_bytes
-        frame = codec.receive_one(data[:allowed])
-        self._handshake_bytes += len(data)
-        self._send(codec.replies())
-        if frame is None:
-            self._check_form(codec)
-            if self._handshake_bytes >= HANDSHAKE_BYTES_LIMIT:
-                self._fail(f"no handshake in {HANDSHAKE_BYTES_LIMIT} bytes")
-            return
-        try:
-            node_id = handshake.receive(frame)
-        except DecodeError as error:
-            for frame in handshake.reject():
-                self._send(codec.encode(frame))
-            self._fail(str(error))
-            return
-        self.is_mesh_member = self._mesh_key is not None and handshake.mesh_key == self._mesh_key
-        if self._asks_access and not self.is_mesh_member:
-            self._apply(self._session.dialect, node_id, now)
-            self._keep_unread(data[allowed:])
-        else:
-            self._let_in(node_id, data[allowed:], now)
-
-    def _apply(self, dialect: Dialect, node_id: ClientKey, now: float) -> None:
-        self._state = _State.APPLYING
-        self._applicant = _Applicant(node_id)
-        self._handshake_deadline = now + ACCESS_TIMEOUT
-        self.is_paused = True
-        token, self._token = self._token, None
-        self._events.append(KeyProven(node_id=node_id, dialect=dialect.name, token=token))
-
-    def _keep_unread(self, data: bytes) -> None:
-        assert self._applicant is not None
-        self._applicant.unread += data
-        if len(self._applicant.unread) > APPLICANT_BYTES_LIMIT:
-            self._fail(f"more than {APPLICANT_BYTES_LIMIT} bytes before access was decided on")
-
-    def _deny(self, reason: str | None) -> None:
-        assert self._session is not None
-        self._stats.clients_denied += 1
-        for frame in self._session.handshake.refuse(reason):
-            self._send(self._session.codec.encode(frame))
-        self._end(None)
-
-    def _let_in(self, node_id: ClientKey, behind: bytes, now: float) -> None:
-        assert self._session is not None
-        for answer in self._session.handshake.accept():
-            self._send(self._session.codec.encode(answer))
-        dialect = self._session.dialect
+    def _let_in(self, entered: Entered, now: float) -> None:
+        session = self._session = entered.session
+        self._entry = None
         self._state = _State.RELAYING
-        self._handshake_deadline = math.inf
-        self._liveness = ServerLiveness(dialect, rng=self._rng, now=now)
+        self._codec, self._is_framed = session.codec, session.form == "framed"
+        self._liveness = ServerLiveness(session.dialect, rng=self._rng, now=now)
+        self.node_id, self.is_mesh_member = entered.node_id, entered.is_mesh_member
         if self._rate_limit is not None and not self.is_mesh_member:
             self._throttle = ReadThrottle(self._rate_limit, now=now)
-        self.node_id = node_id
         self.is_paused = False
         self._stats.clients_admitted += 1
-        self._events.append(ClientAdmitted(node_id=node_id, dialect=dialect.name))
+        self._events.append(ClientAdmitted(node_id=entered.node_id, dialect=session.dialect.name))
         # What came with the proof may be whole frames, also if there is nothing behind it.
-        self._receive_frames(behind, now)
+        self._receive_frames(session.codec, entered.behind, now)
 
     def _heed_rate_limit(self, throttle: ReadThrottle, now: float) -> None:
         assert self._session is not None
@@ -567,20 +476,18 @@ class DerpServerConnection:
             if (notice := self._session.dialect.throttled()) is not None:
                 self._send(self._session.codec.encode(notice))
 
-    def _receive_frames(self, data: bytes, now: float) -> None:
-        assert self._session is not None
-        assert self._liveness is not None
-        assert self.node_id is not None
-        codec, node_id = self._session.codec, self.node_id
+    def _receive_frames(self, codec: FrameCodec, data: bytes, now: float) -> None:
+        node_id = self.node_id
+        assert node_id is not None
         frames = codec.receive_grouped(data, node_id)
         if frames:
-            self._liveness.note_frame(now)
+            self._heard_at = now
         for frame in frames:
             if isinstance(frame, PacketGroups):
-                if self._received or node_id in frame.groups:
+                if self.received or node_id in frame.groups:
                     self._collect(frame.groups, node_id)
                 else:
-                    self._received = frame.groups
+                    self.received = frame.groups
             elif isinstance(frame, MeshRequest):
                 if not self.is_mesh_member:
                     self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
@@ -588,7 +495,7 @@ class DerpServerConnection:
                 self._mesh_requests.append(frame)
                 self.has_news = True
             else:
-                self._take_frame(frame, self._session, self._liveness)
+                self._take_frame(frame)
         if codec.has_news:
             self._check_form(codec)
 
@@ -599,17 +506,19 @@ class DerpServerConnection:
         if to_itself is not None:
             self._stats.packets_returned += len(to_itself) // 2
             self.has_news |= self.relay(to_itself)
-        if not self._received:
-            self._received = groups
+        if not self.received:
+            self.received = groups
             return
         for destination, parts in groups.items():
-            self._received.setdefault(destination, []).extend(parts)
+            self.received.setdefault(destination, []).extend(parts)
 
-    def _take_frame(self, frame: Frame, session: _Session, liveness: ServerLiveness) -> None:
+    def _take_frame(self, frame: Frame) -> None:
+        assert self._session is not None
+        assert self._liveness is not None
         if isinstance(frame, Ping):
             self._stats.pings_answered += 1
-            self._send(session.codec.encode(Pong(frame.data)))
-        elif isinstance(frame, Pong) and liveness.note_pong(frame.data):
+            self._send(self._session.codec.encode(Pong(frame.data)))
+        elif isinstance(frame, Pong) and self._liveness.note_pong(frame.data):
             pass
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1
@@ -625,14 +534,14 @@ class DerpServerConnection:
 
     def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
         assert self._session is not None
-        may_ping = not self._queue and not self.is_paused
+        may_ping = not self.queue and not self.is_paused
         frame = liveness.next_frame(now, may_ping=may_ping)
         if frame is not None:
             self._send(self._session.codec.encode(frame))
 
     def _send(self, data: bytes) -> None:
         self.has_news = True
-        if data and self._state is not _State.OVER and not self._queue.push_control(data):
+        if data and self._state is not _State.OVER and not self.queue.push_control(data):
             self._stats.controls_dropped += 1
 
     def _advance(self, now: float) -> float:
@@ -641,21 +550,13 @@ class DerpServerConnection:
             raise LocalProtocolError("start this connection first")
         return now
 
-    def _admitted(self) -> _Session | None:
+    def _admitted(self) -> Session | None:
         """Return what packets go through, or ``None`` if it is too late for them."""
         if self._state is _State.OVER:
             return None
         if self._state is not _State.RELAYING or self._session is None:
             raise LocalProtocolError("nobody has proven a key on this connection yet")
         return self._session
-
-    def _run_out_of_time(self) -> None:
-        if self._state is _State.APPLYING:
-            self._stats.access_timeouts += 1
-            self._deny(None)
-            return
-        awaited = "request" if self._state is _State.REQUEST else "proof of a key"
-        self._fail(f"no {awaited} in time")
 
     def _fail(self, problem: str) -> None:
         if self._state is not _State.OVER:
@@ -665,33 +566,8 @@ class DerpServerConnection:
     def _end(self, error: RemoteProtocolError | None) -> None:
         if self._state is not _State.OVER:
             self._state = _State.OVER
-            self._upgrade = self._session = self._liveness = None
-            self._applicant = self._throttle = None
+            self._entry = self._session = self._codec = self._liveness = None
+            self._throttle = None
             self.is_paused = False
-            self._handshake_deadline = self._listen_deadline = math.inf
             self._events.append(ConnectionLost(error=error))
             self.has_news = True
-
-
-class _Applicant:
-    """A client whose access is being decided on, and what was read of it meanwhile."""
-
-    __slots__ = ("node_id", "unread")
-
-    def __init__(self, node_id: ClientKey) -> None:
-        self.node_id = node_id
-        self.unread = bytearray()
-
-
-class _Session:
-    """What speaks with the client behind the HTTP upgrade."""
-
-    __slots__ = ("codec", "dialect", "form", "handshake")
-
-    def __init__(
-        self, dialect: Dialect, form: Form, secret_key: SecretKey, rng: random.Random
-    ) -> None:
-        self.dialect = dialect
-        self.form = form
-        self.codec: FrameCodec = dialect.server_codec(form)
-        self.handshake: ServerHandshake = dialect.server_handshake(secret_key=secret_key, rng=rng)

@@ -23,17 +23,16 @@ PING_JITTER = (1.0, 5.0)
 class ServerLiveness:
     """The deadlines of one client, from the moment it was admitted.
 
-    :ivar deadline: when :meth:`next_frame` has something to say, in seconds.
     :ivar pong_deadline: when a pong is overdue; infinite while none is awaited.
     """
 
     __slots__ = (
+        "_deadline",
         "_interval",
         "_ping_data",
         "_pings",
         "_pong_waits",
         "_rng",
-        "deadline",
         "pong_deadline",
     )
 
@@ -50,13 +49,15 @@ class ServerLiveness:
             self._interval = dialect.ping_interval + rng.uniform(*PING_JITTER)
         self._ping_data = b""
         self._pong_waits = False
-        self.deadline = now + self._interval
+        self._deadline = now + self._interval
         self.pong_deadline = math.inf
 
-    def note_frame(self, now: float) -> None:
-        """Take the news that the client sent a frame of any kind."""
-        if self._pings:
-            self.deadline = now + self._interval
+    def due(self, heard_at: float) -> float:
+        """Return when :meth:`next_frame` has something to say, in seconds.
+
+        :param heard_at: when the client sent a frame of any kind, at last.
+        """
+        return max(self._deadline, heard_at + self._interval) if self._pings else self._deadline
 
     def note_pong(self, data: bytes) -> bool:
         """Take a pong; say whether it was awaited."""
@@ -74,7 +75,7 @@ class ServerLiveness:
     def resume(self, now: float) -> None:
         """Take the news that the client is read again."""
         if self._pings:
-            self.deadline = now + self._interval
+            self._deadline = now + self._interval
         if self._pong_waits:
             self._pong_waits = False
             self.pong_deadline = now + PONG_TIMEOUT
@@ -86,7 +87,7 @@ class ServerLiveness:
             other bytes a ping would measure how slow the reader is, so it is left for the next
             time.
         """
-        self.deadline = now + self._interval
+        self._deadline = now + self._interval
         if not self._pings:
             return KeepAlive()
         if not may_ping:

@@ -11,7 +11,7 @@ Source: RFC 6455 section 5.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
@@ -108,6 +108,17 @@ class WebsocketMessages:
         """Return the bytes of a binary message that has these parts."""
         return self._build(Opcode.BINARY, b"".join(parts))
 
+    def build_pairs(self, parts: Sequence[bytes | memoryview]) -> list[bytes]:
+        """Return the bytes of a binary message for every two parts, for a server."""
+        messages: list[bytes] = []
+        header, header_length = b"", -1
+        for start, data in zip(parts[::2], parts[1::2], strict=True):
+            length = len(start) + len(data)
+            if length != header_length:
+                header, header_length = _header(Opcode.BINARY, 0, length), length
+            messages.append(b"".join((header, start, data)))
+        return messages
+
     def replies(self) -> bytes:
         """Return the answers to pings and to the closing handshake, and forget them."""
         if not self._replies:
@@ -149,15 +160,16 @@ class WebsocketMessages:
         self.is_closed = True
 
     def _build(self, opcode: Opcode, payload: bytes) -> bytes:
-        length = len(payload)
-        masked = 0 if self._mask_rng is None else _MASKED
-        if length <= _SHORT_LENGTH_LIMIT:
-            header = bytes((_FINAL | opcode, masked | length))
-        elif length < 1 << 16:
-            header = bytes((_FINAL | opcode, masked | _U16_LENGTH)) + length.to_bytes(2, "big")
-        else:
-            header = bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")
         if self._mask_rng is None:
-            return header + payload
+            return _header(opcode, 0, len(payload)) + payload
         mask = self._mask_rng.randbytes(MASK_SIZE)
-        return header + mask + apply_mask(payload, mask)
+        return _header(opcode, _MASKED, len(payload)) + mask + apply_mask(payload, mask)
+
+
+def _header(opcode: int, masked: int, length: int) -> bytes:
+    """Return what comes before the payload of a final frame, or before its mask."""
+    if length <= _SHORT_LENGTH_LIMIT:
+        return bytes((_FINAL | opcode, masked | length))
+    if length < 1 << 16:
+        return bytes((_FINAL | opcode, masked | _U16_LENGTH)) + length.to_bytes(2, "big")
+    return bytes((_FINAL | opcode, masked | _U64_LENGTH)) + length.to_bytes(8, "big")

@@ -15,13 +15,20 @@ Source: RFC 6455 section 5.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from struct import Struct
 
 MASK_SIZE = 4
+
+MASKED_SIZES_LIMIT = 256
+"""Sizes of payloads for which what repeats a mask over them is kept at hand, which is as large."""
 
 _FINAL_BINARY = 0x82
 _MASKED = 0x80
 _LENGTH_BITS = 0x7F
 _U16_LENGTH = 126
+_LONG_MASKED = (_FINAL_BINARY << 8) | _MASKED | _U16_LENGTH
+_LONG_MASKED_HEADER = Struct(f">HH{MASK_SIZE}s")
 _U64_LENGTH = 127
 
 
@@ -62,7 +69,20 @@ class WholeMessages:
             data = bytes(self._unfinished)
             self._unfinished.clear()
         self._data, self._offset = data, 0
-        while (found := self._find(data, self._offset)) is not None:
+        last_header = len(data) - _LONG_MASKED_HEADER.size if self._mask_bit else -1
+        while True:
+            offset = self._offset
+            if offset < last_header:
+                # Nearly every packet of a client; _find() would find the same.
+                start, size, mask = _LONG_MASKED_HEADER.unpack_from(data, offset)
+                stop = offset + _LONG_MASKED_HEADER.size + size
+                if start == _LONG_MASKED and size >= _U16_LENGTH and stop <= len(data):
+                    self._check(data[stop - size] ^ mask[0], size - 1)
+                    self._offset = stop
+                    yield apply_mask(data[stop - size : stop], mask)
+                    continue
+            if (found := self._find(data, offset)) is None:
+                break
             start, stop = found
             self._offset = stop
             if self._mask_bit:
@@ -116,6 +136,15 @@ class WholeMessages:
 def apply_mask(payload: bytes, mask: bytes) -> bytes:
     """Return a payload masked, or unmasked, which is the same."""
     size = len(payload)
-    stream = mask * (size // MASK_SIZE + 1)
-    masked = int.from_bytes(payload, "little") ^ int.from_bytes(stream[:size], "little")
+    stream = int.from_bytes(mask, "little") * _repeats(size)  # much faster than from bytes
+    masked = int.from_bytes(payload, "little") ^ stream
+    if beyond := -size % MASK_SIZE:
+        return masked.to_bytes(size + beyond, "little")[:size]
     return masked.to_bytes(size, "little")
+
+
+@lru_cache(maxsize=MASKED_SIZES_LIMIT)
+def _repeats(size: int) -> int:
+    """Return what a mask is to be multiplied by to be there as often as it takes for a payload."""
+    times = -(-size // MASK_SIZE)
+    return int.from_bytes((b"\x01" + bytes(MASK_SIZE - 1)) * times, "little")

@@ -15,7 +15,7 @@ import pytest
 
 from iroh_anyio.driver import Driver
 from iroh_anyio.listen import TcpAcceptor, listen
-from iroh_proto.derp import server as server_module
+from iroh_proto.derp import server_entry
 from iroh_proto.derp.frames import Restarting
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.derp.relay import DerpServer
@@ -135,7 +135,7 @@ async def test_connections_come_no_faster_than_they_may(tls_contexts: Contexts) 
 async def test_who_never_begins_tls_is_let_go_in_time(
     tls_contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "REQUEST_TIMEOUT", 0.2)
+    monkeypatch.setattr(server_entry, "REQUEST_TIMEOUT", 0.2)
     async with serving(tls_contexts[0]) as served:
         silent, slow = await Link.open(served.port), await Link.open(served.port)
         await slow.send(b"\x16\x03\x01")

@@ -29,7 +29,7 @@ from iroh_proto.derp.relay import (
 from iroh_proto.derp.relay_events import ClientConnected, ClientDisconnected
 from iroh_proto.derp.router import WAITING_LIMIT
 from iroh_proto.derp.send_queue import QUEUED_PACKET_BYTES_LIMIT, QUEUED_PACKETS_LIMIT
-from iroh_proto.derp.server import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
+from iroh_proto.derp.server_entry import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested

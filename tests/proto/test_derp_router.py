@@ -137,6 +137,36 @@ class TestGrouping:
         assert "unknown frame number 255" in str(codec.error)
         assert codec.receive_one(client_codec(dialect, form).encode(Ping(bytes(8)))) is None
 
+    @pytest.mark.parametrize(("dialect", "form"), FORMS)
+    def test_a_packet_alone_in_a_read_is_the_same_whatever_came_before(
+        self, dialect: str, form: str
+    ) -> None:
+        sender, codec = client_codec(dialect, form), server_codec(dialect, form)
+        assert codec.receive_grouped(b"", A) == []
+        for frame in (
+            SendPacket(B, b"12345678"),
+            SendPacket(C, b"87654321"),  # as long, for another one
+            Ping(b"12345678"),
+            SendPacket(C, b"longer than before"),
+            SendPacket(B, b"as long as is that"),
+        ):
+            data = sender.encode(frame)
+            assert codec.receive_grouped(data[:7], A) == []
+            fresh = server_codec(dialect, form).receive_grouped(data, A)
+            assert summarize(codec.receive_grouped(data[7:], A)) == summarize(fresh)
+            assert summarize(codec.receive_grouped(data, A)) == summarize(fresh)
+
+    @pytest.mark.parametrize(("dialect", "form"), FORMS)
+    def test_nothing_is_taken_behind_a_fault_however_well_known(
+        self, dialect: str, form: str
+    ) -> None:
+        codec = server_codec(dialect, form)
+        packet = client_codec(dialect, form).encode(SendPacket(B, b"payload"))
+        assert codec.receive_grouped(packet, A)
+        codec.receive_grouped(b"\xff" * 5, A)
+        assert codec.error is not None
+        assert codec.receive_grouped(packet, A) == []
+
     def test_groups_stand_where_their_packets_stood(self) -> None:
         sender = client_codec("v3", "framed")
         frames = [SendPacket(B, b"1"), Ping(bytes(8)), SendPacket(B, b"2"), SendPacket(C, b"3")]
@@ -357,16 +387,18 @@ class TestSendQueue:
     def test_batches_and_single_packets_leave_the_same_behind(
         self, batches: list[list[int]], rule: QueueRule
     ) -> None:
-        together, singly = SendQueue(rule), SendQueue(rule)
-        number = dropped_together = dropped_singly = 0
+        together, in_pieces, singly = SendQueue(rule), SendQueue(rule), SendQueue(rule)
+        number = dropped_together = dropped_in_pieces = dropped_singly = 0
         for batch in batches:
             packets = []
             for size in batch:
                 number += 1
                 packets.append(framed(number.to_bytes(4, "big") + bytes(size)))
             dropped_together += together.push_packets(b"".join(packets), len(packets))
+            dropped_in_pieces += in_pieces.push_pieces(packets)
             dropped_singly += sum(singly.push_packets(packet, 1) for packet in packets)
             assert together.packets <= QUEUED_PACKETS_LIMIT
             assert together.packet_bytes <= QUEUED_PACKET_BYTES_LIMIT
         assert (together.packets, dropped_together) == (singly.packets, dropped_singly)
-        assert together.pull() == singly.pull()
+        assert (in_pieces.packets, dropped_in_pieces) == (singly.packets, dropped_singly)
+        assert together.pull() == in_pieces.pull() == singly.pull()

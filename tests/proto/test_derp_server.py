@@ -31,12 +31,12 @@ from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.segments import SINGLE_HEADER
 from iroh_proto.derp.send_queue import QUEUED_CONTROL_BYTES_LIMIT
-from iroh_proto.derp.server import (
+from iroh_proto.derp.server import DerpServerConnection
+from iroh_proto.derp.server_entry import (
     HANDSHAKE_BYTES_LIMIT,
     HANDSHAKE_TIMEOUT,
     LISTEN_TIMEOUT,
     REQUEST_TIMEOUT,
-    DerpServerConnection,
 )
 from iroh_proto.derp.server_events import (
     ClientAdmitted,
