@@ -33,7 +33,8 @@ from iroh_proto.machine import (
 logger = logging.getLogger("iroh_anyio.tcp")
 
 READY_LIMIT = 64
-"""Connections to serve per wake-up, so that the rest of the program has its turn as well."""
+"""Connections to serve before the rest of the program has its turn as well. To give way costs as
+much as to relay a packet, so it is not done for each."""
 
 WRITE_TIMEOUT = 20.0
 """Seconds without the peer taking a byte after which a connection counts as broken. Relays drop
@@ -144,11 +145,13 @@ class TcpPort:
 
     async def _serve(self) -> None:
         while True:
-            ready = self.epoll.poll(0, READY_LIMIT)
-            if ready:
+            served = 0
+            while ready := self.epoll.poll(0, READY_LIMIT):
                 self._serve_ready(ready)
-                await checkpoint()
-                continue
+                served += len(ready)
+                if served >= READY_LIMIT:
+                    served = 0
+                    await checkpoint()
             try:
                 await anyio.wait_readable(self.epoll)
             except anyio.ClosedResourceError:
