@@ -101,9 +101,7 @@ class Driver(Generic[EventT]):
             return
         self._dispatch()
         deadline = self._machine.get_timer()
-        if deadline is None or deadline >= self._armed:
-            return
-        if deadline <= (now := self.now()):
+        if deadline is not None and deadline <= (now := self.now()):
             # Once only: what is due again after that must not keep everything else from running.
             self._machine.handle_timer(now=now)
             self._dispatch()

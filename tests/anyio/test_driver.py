@@ -185,6 +185,19 @@ async def test_a_deadline_that_is_due_expires_before_flush_returns() -> None:
         assert host.events == [b"expired"]
 
 
+async def test_a_deadline_is_heeded_though_the_task_of_the_timer_has_no_turn() -> None:
+    host = Host()
+    async with running(host):
+        host.machine.deadline = host.driver.now() + 0.01
+        host.driver.flush()
+        while host.driver.now() <= host.machine.deadline + 0.01:
+            pass  # as long as this goes on no other task runs
+        host.driver.flush()
+        assert host.events == [b"expired"]
+        await anyio.wait_all_tasks_blocked()
+        assert host.events == [b"expired"]
+
+
 async def test_a_deadline_that_is_always_due_keeps_nothing_else_from_running() -> None:
     host = Host()
     async with running(host):
