@@ -57,11 +57,13 @@ class Driver(Generic[EventT]):
         self._tasks: TaskGroup | None = None
         self._timer_scope: anyio.CancelScope | None = None
         self._armed = math.inf
+        self._latest = -math.inf  # what now() returned last, as to ask the clock costs
         self._flushing = False
 
     def now(self) -> float:
         """Return the backend's clock in seconds, the one its deadlines are on."""
-        return anyio.current_time()
+        self._latest = anyio.current_time()
+        return self._latest
 
     def handle(self, kind: type, handler: Callable[[Any], None]) -> None:
         """Have events of exactly this type go to ``handler`` instead of ``on_event``."""
@@ -93,17 +95,17 @@ class Driver(Generic[EventT]):
     def flush(self) -> None:
         """Dispatch the machine's events, send its bytes, arm its timer. Owed after each input.
 
-        A deadline that is due already, such as that of a pause in reading, expires before it
-        returns. Called from inside an event callback it does nothing, because the flush under way
-        sees to it all.
+        A deadline that was due already when the clock was last looked at, such as that of a pause
+        in reading, expires before it returns. Called from inside an event callback it does nothing,
+        because the flush under way sees to it all.
         """
         if self._flushing:
             return
         self._dispatch()
         deadline = self._machine.get_timer()
-        if deadline is not None and deadline <= (now := self.now()):
+        if deadline is not None and deadline <= self._latest:
             # Once only: what is due again after that must not keep everything else from running.
-            self._machine.handle_timer(now=now)
+            self._machine.handle_timer(now=self._latest)
             self._dispatch()
             deadline = self._machine.get_timer()
         if deadline is not None and deadline < self._armed and self._timer_scope is not None:
