@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def run() -> dict[str, float]:
     """Return the server's figures over the pump's, and KiB for an idle client."""
-    _allow_descriptors()
+    allow_descriptors()
     kinds: list[tuple[str, str | None]] = [("pump", None)]
     kinds += [(backend, form) for form in ("framed", "websocket") for backend in BACKENDS]
     rounds = [{kind: _measure(*kind) for kind in kinds} for _ in range(ROUNDS)]
@@ -77,7 +77,8 @@ def _with_server(kind: str, options: list[str]) -> dict[str, float]:
     return figures
 
 
-def _allow_descriptors() -> None:
+def allow_descriptors() -> None:
+    """Have this process, and those it starts, hold as many connections as the benchmarks need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard), hard))

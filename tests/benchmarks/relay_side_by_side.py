@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.relay_contenders import SERVER_CORE
+from tests.benchmarks.relay_server import IDLE_CLIENTS, allow_descriptors
 from tests.interop.relay_program import RELAY_0_35, RELAY_1, free_port
 from tests.interop.tailscale_derper import DERPER_VARIABLE
 
@@ -33,8 +33,6 @@ ROOT = Path(__file__).parents[2]
 ROUNDS = 3
 START_LIMIT = 20.0
 TIME_LIMIT = 120
-IDLE_CLIENTS = 1_000
-DESCRIPTORS = 4_096
 
 Command = Callable[[int, Path], Sequence[str]]
 
@@ -73,7 +71,7 @@ SERVERS: tuple[tuple[str, str | None, Command, Sequence[str]], ...] = (
 
 def main() -> None:
     console = Console(stderr=True)
-    _allow_descriptors()
+    allow_descriptors()
     results: dict[str, dict[str, float]] = {}
     for name, variable, command, forms in SERVERS:
         program = [] if variable is None else [os.environ.get(variable, "")]
@@ -146,12 +144,6 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
         else:
             return
     raise RuntimeError("the server does not listen")
-
-
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < DESCRIPTORS:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard), hard))
 
 
 if __name__ == "__main__":
