@@ -21,6 +21,7 @@ from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.parameters import MAX_UDP_PAYLOAD_SIZE
 from iroh_anyio.quic.tls import NodeContext
+from iroh_anyio.quic.upkeep import KeepAlive
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.wire import encode_quic_varint
 from tests.proto.hostile_quic import forge
@@ -125,6 +126,15 @@ def test_keep_alives_suit_the_peers_idle_time_out() -> None:
     pair = QuicPair(server=hasty).establish()
     pair.run_for(20.0)
     assert reasons(pair) == [None, None]
+
+
+def test_keep_alives_have_their_interval_where_nobody_limits_the_idle_time() -> None:
+    keep_alive = KeepAlive(5.0)
+    keep_alive.begin(1.0, None, None)
+    assert keep_alive.deadline == 6.0
+    assert not keep_alive.expire(5.9)
+    assert keep_alive.expire(6.0)
+    assert keep_alive.deadline == 11.0
 
 
 def test_without_keep_alive_an_idle_connection_is_silent() -> None:
