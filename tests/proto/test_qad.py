@@ -227,6 +227,22 @@ def test_a_client_that_falls_silent_is_forgotten() -> None:
     assert world.server.machine.stats.errored == 1
 
 
+def test_a_client_may_change_the_id_by_which_the_server_knows_it() -> None:
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    (server,) = world.client.machine._servers.values()
+    known = set(world.server.machine._routes)
+    server.link.quic.change_connection_id()
+    world.ask(2)
+    world.answer(2)
+    world.network.run_for(1.0)
+    assert len(known - set(world.server.machine._routes)) == 1
+    world.ask(3)
+    world.answer(3)
+    assert world.server.machine.stats.accepted == 1
+
+
 def test_a_changed_network_has_connections_begin_anew() -> None:
     world = World()
     world.ask(1)

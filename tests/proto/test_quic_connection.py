@@ -14,17 +14,22 @@ from aioquic.tls import Epoch
 
 from iroh_anyio.quic import aioquic_private
 from iroh_anyio.quic.aioquic_private import checks
-from iroh_anyio.quic.aioquic_private.connection import OPEN_CHALLENGES_LIMIT, TLS_MESSAGE_LIMIT
+from iroh_anyio.quic.aioquic_private.connection import (
+    CRYPTO_PIECES_LIMIT,
+    OPEN_CHALLENGES_LIMIT,
+    TLS_MESSAGE_LIMIT,
+)
 from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BURST, WidePacer
 from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT, UNACKNOWLEDGED_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
+from iroh_anyio.quic.node_quic import NodeQuic
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.parameters import MAX_UDP_PAYLOAD_SIZE
 from iroh_anyio.quic.tls import NodeContext
 from iroh_anyio.quic.upkeep import KeepAlive
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.wire import encode_quic_varint
-from tests.proto.hostile_quic import forge
+from tests.proto.hostile_quic import CRYPTO_FRAME, crypto_frame, forge
 from tests.proto.quic_pair import QuicPair
 
 PATH_RESPONSE = 0x1B
@@ -379,6 +384,45 @@ def test_a_question_of_identity_that_nobody_answers_lets_nobody_in(
     pair.run_for(1.0)
     assert not any(side.connection.is_established for side in pair.sides)
     assert any("NotImplementedError" in (reason or ("",) * 3)[2] for reason in reasons(pair))
+
+
+def test_a_connection_that_sets_up_no_tls_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(NodeQuic, "prepare_tls")
+    with pytest.raises(NotImplementedError):
+        QuicPair()
+
+
+def test_of_a_stream_that_is_forgotten_nothing_is_known() -> None:
+    pair = QuicPair().establish()
+    quic = pair.client.connection._quic
+    stream_id = pair.client.connection.streams.open(bidirectional=True)
+    assert quic.buffered(stream_id) == quic.receive_offset(stream_id) == 0
+    assert quic.open_window(stream_id, 1 << 40, 1)
+    assert quic.is_stoppable(stream_id)
+    assert quic.is_resettable(stream_id)
+    gone = stream_id + 4
+    assert quic.buffered(gone) is quic.receive_offset(gone) is None
+    assert not quic.open_window(gone, 1 << 40, 1)
+    assert not quic.is_stoppable(gone)
+    assert not quic.is_resettable(gone)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [crypto_frame(2 * index + 1, b"x") for index in range(CRYPTO_PIECES_LIMIT + 1)],
+        [crypto_frame(TLS_MESSAGE_LIMIT, b"x")],
+    ],
+    ids=["too many pieces", "too far off"],
+)
+def test_a_stranger_cannot_have_much_of_a_handshake_kept(frames: list[bytes]) -> None:
+    pair = QuicPair()
+    quic, server = pair.client.connection._quic, pair.server.connection
+    for frame in frames:
+        assert server.reason is None
+        server.receive(forge(quic, QuicPacketType.INITIAL, CRYPTO_FRAME, frame), 0.0)
+    assert server.reason is not None
+    assert (server.reason.code, server.reason.text) == (0xD, "too much to keep")
 
 
 def test_a_challenge_that_fails_ends_the_connection() -> None:
