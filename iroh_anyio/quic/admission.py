@@ -90,7 +90,7 @@ class Admission:
         return self._admit(header, source, is_pressed=self._is_pressed(half_open), now=now)
 
     def _first_header(self, datagram: bytes) -> LongHeader | None:
-        if not datagram[0] & LONG_HEADER:
+        if datagram and not datagram[0] & LONG_HEADER:
             self._stats.dropped_unknown += 1
             return None
         try:

@@ -322,9 +322,8 @@ class NodeConnection:
         except Exception as error:  # noqa: BLE001  # see receive
             self._fail(error)
             return None
-        if datagram is not None:
-            self.packets_sent += 1
-            self.bytes_sent += len(datagram)
+        self.packets_sent += 1
+        self.bytes_sent += len(datagram)
         return datagram
 
     def take_challenge_answers(self) -> list[bytes]:

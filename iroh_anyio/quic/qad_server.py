@@ -192,9 +192,6 @@ class QadServer:
         return self._routes.get(long_destination_cid(datagram))
 
     def _admit(self, datagram: bytes, addr: UdpAddress, now: float) -> _Client | None:
-        if not datagram:
-            self._judged.dropped_malformed += 1
-            return None
         verdict = self._admission.judge(
             datagram,
             addr,

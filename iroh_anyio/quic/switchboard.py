@@ -222,9 +222,6 @@ class Switchboard:
     def _admit(
         self, datagram: bytes, payload: ReceivedPayload, now: float
     ) -> NodeConnection | None:
-        if not datagram:
-            self.stats.dropped_malformed += 1
-            return None
         verdict = self._admission.judge(
             datagram,
             payload.source,

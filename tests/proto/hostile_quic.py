@@ -9,8 +9,7 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
-from iroh_anyio.quic.aioquic_private import QUIC_VERSION
-from iroh_anyio.quic.node_quic import NodeQuic
+from iroh_anyio.quic.aioquic_private import QUIC_VERSION, HookedConnection
 from iroh_proto.wire import encode_quic_varint
 
 EPOCHS = {
@@ -42,7 +41,7 @@ def crypto_frame(offset: int, data: bytes) -> bytes:
     return encode_quic_varint(offset) + encode_quic_varint(len(data)) + data
 
 
-def packet_types(quic: NodeQuic) -> list[QuicPacketType]:
+def packet_types(quic: HookedConnection) -> list[QuicPacketType]:
     """Return the types of packets that this side of a connection has keys for."""
     return [
         kind
@@ -51,7 +50,9 @@ def packet_types(quic: NodeQuic) -> list[QuicPacketType]:
     ]
 
 
-def forge(quic: NodeQuic, kind: QuicPacketType, frame_type: int, body: bytes) -> list[bytes]:
+def forge(
+    quic: HookedConnection, kind: QuicPacketType, frame_type: int, body: bytes
+) -> list[bytes]:
     """Return datagrams of a connection with a frame that its owner never meant to send."""
     builder = QuicPacketBuilder(
         host_cid=quic.host_cid,

@@ -214,6 +214,15 @@ def test_frames_of_servers_are_encoded_and_decoded(name: str) -> None:
     assert codec.error is None
 
 
+@pytest.mark.parametrize("is_server", [True, False])
+def test_frames_taken_one_by_one_are_the_same(is_server: bool) -> None:
+    frames = OF_CLIENTS if is_server else OF_SERVERS
+    codec = CurveCodec(is_server=is_server)
+    taken = [codec.receive_one(b"".join(map(data_of, frames)))]
+    taken += [codec.receive_one(b"") for _ in frames]
+    assert taken == [*frames.values(), None]
+
+
 def test_a_client_may_send_a_pong_which_a_server_skips() -> None:
     data = data_of("pong")
     assert client_codec().encode(Pong(bytes(range(8)))) == data

@@ -277,6 +277,23 @@ def test_an_answer_as_hyper_writes_it_will_do() -> None:
     assert asking.is_switched
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: iroh derp http\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+    ],
+    ids=["switched", "refused", "no HTTP"],
+)
+def test_what_comes_behind_the_answer_is_none_of_the_upgrades(answer: bytes) -> None:
+    asking = client()
+    asking.receive(answer)
+    verdict = (asking.status, str(asking.error), asking.is_switched)
+    assert asking.receive(b"HTTP/1.1 101 OK\r\nupgrade: iroh derp http\r\n\r\nframes") == b""
+    assert (asking.status, str(asking.error), asking.is_switched) == verdict
+
+
 def test_interim_answers_are_passed_over() -> None:
     asking = client()
     interim = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"

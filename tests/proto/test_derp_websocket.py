@@ -74,6 +74,21 @@ def test_pongs_and_pings_are_no_part_of_a_stream() -> None:
     assert list(peer.events()) == [Pong(payload=b"y")]
 
 
+@pytest.mark.parametrize("is_server", [True, False])
+def test_a_message_may_begin_with_a_fragment_of_nothing(is_server: bool) -> None:
+    peer = Connection(ConnectionType.CLIENT if is_server else ConnectionType.SERVER)
+    seen: list[tuple[int, int]] = []
+    receiver = WebsocketMessages(
+        mask_rng=None if is_server else random.Random(1),
+        check=lambda number, length: seen.append((number, length)),
+    )
+    for data in (b"\x04frame", b""):
+        pieces = [peer.send(BytesMessage(data=b"", message_finished=False))]
+        pieces.append(peer.send(BytesMessage(data=data)))
+        assert [list(receiver.receive(piece)) for piece in pieces] == [[], [data]]
+    assert seen == [(4, 5)]  # where there is no first byte, there is no kind to check by
+
+
 @pytest.mark.parametrize("size", [125, 126, 65_535, 65_536, 70_000])
 def test_lengths_of_every_form_are_read(size: int) -> None:
     sender = WebsocketMessages(mask_rng=random.Random(1))

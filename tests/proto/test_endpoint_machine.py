@@ -16,15 +16,17 @@ from iroh_anyio.quic.events import (
     ConnectionClosed,
     ConnectionEstablished,
     QuicDatagramReceived,
+    SendingStopped,
     StreamDataReceived,
     StreamOpened,
+    StreamReset,
 )
 from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
 from iroh_anyio.quic.switchboard import SECOND_OPINION_TIME
 from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
-from tests.proto.endpoint_world import ALPN, EndpointWorld, Node
+from tests.proto.endpoint_world import ALPN, URL, EndpointWorld, Node
 
 NOBODY = UdpAddress("198.51.100.99", 9)
 
@@ -191,6 +193,17 @@ def test_a_stale_address_of_another_node_does_not_spoil_a_dial(what: str) -> Non
     assert alice.machine.connection_info(number).node_id == bob.id
     world.network.run_for(1.0)
     assert alice.reason(number) is None
+    assert squatter.established() == []
+
+
+def test_a_stale_address_does_not_spoil_a_dial_through_a_server() -> None:
+    world = EndpointWorld(derp=True)
+    alice, bob = world.two(derp=True)
+    squatter = world.node("squatter")
+    addr = NodeAddr(bob.id, derp_url=URL, direct_addresses=[squatter.udp])
+    bob.host.attachments[0].link.latency = 0.2  # the wrong one is heard first
+    number = world.connect(alice, addr)
+    assert alice.machine.connection_info(number).node_id == bob.id
     assert squatter.established() == []
 
 
@@ -492,6 +505,61 @@ def test_late_commands_by_which_nothing_is_lost_do_nothing() -> None:
             with pytest.raises(LocalProtocolError, match="closed"):
                 command()
         world.network.run_for(5.0)
+
+
+def test_a_connection_that_was_just_closed_takes_no_more_data() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    stream_id = alice.send(number, b"x")
+    machine = alice.machine
+    machine.close_connection(number, 0, "bye", now=alice.now)
+    late: list[Callable[[], object]] = [
+        lambda: machine.send_stream(number, stream_id, b"y", now=alice.now),
+        lambda: machine.open_stream(number, bidirectional=True),
+        lambda: machine.send_datagram(number, b"y", now=alice.now),
+        lambda: machine.send_room(number, stream_id),
+        lambda: machine.max_datagram_payload(number),
+    ]
+    for command in late:
+        with pytest.raises(LocalProtocolError, match="closed: bye"):
+            command()
+
+
+def test_a_stream_can_be_given_up_at_either_end() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+
+    def begin(machine: EndpointMachine, now: float) -> int:
+        stream_id = machine.open_stream(number, bidirectional=True)
+        machine.send_stream(number, stream_id, b"x", now=now)
+        return stream_id
+
+    first, second = alice.give(begin), alice.give(begin)
+    world.network.run_for(0.5)
+    alice.give(lambda machine, now: machine.reset_stream(number, first, 7, now=now))
+    bob.give(lambda machine, now: machine.stop_sending(0, second, 8, now=now))
+    world.network.run_for(0.5)
+    assert bob.seen(StreamReset) == [StreamReset(connection=0, stream_id=first, code=7)]
+    assert alice.seen(SendingStopped) == [
+        SendingStopped(connection=number, stream_id=second, code=8)
+    ]
+
+
+def test_an_empty_datagram_reaches_no_connection() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    bob.give(lambda machine, now: machine.receive_datagrams([b""], alice.udp, now=now))
+    assert bob.machine.magicsock.stats.malformed == 1
+    assert bob.machine.stats.dropped_malformed == 0
+    assert alice.reason(number) is None
+
+
+def test_the_settings_are_those_it_was_made_with() -> None:
+    options = EndpointOptions(max_connections=5)
+    assert EndpointWorld().node("alice", options=options).machine.options is options
 
 
 def test_closing_an_endpoint_tells_all_peers() -> None:

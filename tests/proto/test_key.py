@@ -203,6 +203,13 @@ def test_what_a_key_signs_only_its_node_verifies(seed: bytes, message: bytes) ->
     assert not SecretKey(bytes([seed[0] ^ 1]) + seed[1:]).public.verify(message, signature)
 
 
+@pytest.mark.parametrize("cut", [0, 63, 65, 71])
+def test_a_signature_has_64_bytes_and_the_message_does_not_make_up_for_them(cut: int) -> None:
+    signed = KEY.sign(b"message") + b"message"
+    assert KEY.public.verify(signed[64:], signed[:64])
+    assert not KEY.public.verify(signed[cut:], signed[:cut])
+
+
 def test_signatures_are_checked_strictly() -> None:
     # Under a key of small order, one signature would fit every message.
     neutral = NodeId(b"\x01" + bytes(31))

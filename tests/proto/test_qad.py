@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from iroh_anyio.quic.aioquic_private import ObservingConnection
 from iroh_anyio.quic.observed_address import (
@@ -34,11 +35,13 @@ from iroh_anyio.quic.qad_client import (
     QadClient,
 )
 from iroh_anyio.quic.qad_server import HANDSHAKE_TIMEOUT, MAX_HALF_OPEN, QadServer
-from iroh_proto.address import UdpAddress
+from iroh_proto.address import DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.errors import DecodeError, LocalProtocolError
+from iroh_proto.key import SecretKey
 from iroh_proto.testing.nat import FULL_CONE
 from iroh_proto.testing.network import Host, Network, Program
 from iroh_proto.wire import encode_quic_varint
+from tests.proto.hostile_quic import forge
 from tests.proto.qad_world import CA_PEM, CERTIFICATE, KEY, NAME, OTHER_CA_PEM, make_server
 
 SERVER = UdpAddress("198.51.100.7", 7842)
@@ -224,6 +227,22 @@ def test_a_client_that_falls_silent_is_forgotten() -> None:
     assert world.server.machine.stats.errored == 1
 
 
+def test_a_client_may_change_the_id_by_which_the_server_knows_it() -> None:
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    (server,) = world.client.machine._servers.values()
+    known = set(world.server.machine._routes)
+    server.link.quic.change_connection_id()
+    world.ask(2)
+    world.answer(2)
+    world.network.run_for(1.0)
+    assert len(known - set(world.server.machine._routes)) == 1
+    world.ask(3)
+    world.answer(3)
+    assert world.server.machine.stats.accepted == 1
+
+
 def test_a_changed_network_has_connections_begin_anew() -> None:
     world = World()
     world.ask(1)
@@ -252,6 +271,83 @@ def test_other_certificates_are_shown_from_then_on() -> None:
     world.answer(1)
     with pytest.raises(LocalProtocolError, match="certificate"):
         world.server.machine.set_certificates([], KEY)
+
+
+def fail(*arguments: object, **options: object) -> None:
+    raise RuntimeError("a defect")
+
+
+@pytest.mark.parametrize("method", ["_payload_received", "datagrams_to_send"])
+def test_a_client_in_which_aioquic_fails_begins_anew(method: str) -> None:
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    (server,) = world.client.machine._servers.values()
+    setattr(server.link.quic, method, fail)  # as a defect would
+    world.ask(2)
+    world.network.run_for(ANSWER_TIMEOUT)
+    assert world.client.seen(ObservationFailed) == [ObservationFailed(request_id=2)]
+    assert not world.client.machine.is_server(SERVER)
+    assert world.client.machine.get_timer() is None
+    world.ask(3)
+    assert world.answer(3).ip == world.nat.ip
+
+
+@pytest.mark.parametrize("method", ["_payload_received", "datagrams_to_send", "handle_timer"])
+def test_a_server_in_which_aioquic_fails_serves_the_others(method: str) -> None:
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    (connection,) = world.server.machine._clients
+    setattr(connection.link.quic, method, fail)  # as a defect would
+    if method != "handle_timer":
+        world.ask(2)
+    world.network.run_for(IDLE_TIMEOUT + 1.0)
+    assert len(world.server.machine) == 0
+    assert world.server.machine.stats.errored == 1
+    world.ask(3)
+    world.answer(3)
+
+
+def hear_forged(world: World, body: bytes) -> None:
+    """Have the client hear an observation that its server never meant to send."""
+    (connection,) = world.server.machine._clients
+    forged = forge(connection.link.quic, QuicPacketType.ONE_RTT, OBSERVED_IPV4, body)
+    world.client.give(lambda machine, now: machine.receive_datagrams(forged, SERVER, now=now))
+
+
+def test_an_older_observation_does_not_count() -> None:
+    world = World()
+    world.ask(1)
+    seen = world.answer(1)
+    hear_forged(world, encode_observed(0, UdpAddress("192.0.2.66", 66)))
+    assert world.client.seen(ObservationChanged) == []
+    world.ask(2)
+    assert world.answer(2) == seen
+    hear_forged(world, encode_observed(1, UdpAddress("192.0.2.66", 66)))
+    assert len(world.client.seen(ObservationChanged)) == 1
+
+
+def test_an_observation_that_breaks_off_ends_the_connection() -> None:
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    (server,) = world.client.machine._servers.values()
+    hear_forged(world, b"\0\xc0")
+    assert server.link.quic.close_event is not None
+    assert server.link.quic.close_event.error_code == QuicErrorCode.FRAME_ENCODING_ERROR
+    world.ask(2)
+    world.answer(2)
+    assert world.client.machine.stats.dialled == 2
+
+
+def test_a_server_drops_what_came_through_a_derper() -> None:
+    server = make_server(random.Random(1))
+    source = DerpAddress(DerpUrl.from_str("http://derp.example/"), SecretKey(bytes(32)).public)
+    server.receive_datagrams([*first_packets(1), b"x"], source, now=0.0)
+    assert len(server) == 0
+    assert server.datagrams_to_send() == []
+    assert server.stats.malformed == 2
 
 
 def first_packets(number: int) -> list[bytes]:

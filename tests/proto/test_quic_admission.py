@@ -70,10 +70,24 @@ def test_a_first_initial_is_admitted() -> None:
         lambda data: data[:1199],
         lambda data: data[:20],
         lambda data: bytes([data[0] & ~0x40]) + data[1:],
+        lambda data: data[:14],
         lambda data: data[:5] + b"\xff" + data[6:],
+        lambda data: data[:5] + b"\x15" + bytes(21) + b"\x08" + bytes(1200),
+        lambda data: data[:5] + b"\x08" + bytes(8) + b"\x15" + bytes(1200),
+        lambda data: b"",
         lambda data: data[:1] + bytes(4) + data[5:],
     ],
-    ids=["too short", "cut", "no fixed bit", "long id", "version 0"],
+    ids=[
+        "too short",
+        "cut",
+        "no fixed bit",
+        "ends behind an id",
+        "id of 255 bytes",
+        "id of 21 bytes",
+        "client's id of 21 bytes",
+        "empty",
+        "version 0",
+    ],
 )
 def test_what_is_no_initial_is_dropped_without_answer(change: object) -> None:
     assert callable(change)

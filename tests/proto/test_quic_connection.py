@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aioquic.quic.logger import QuicLogger
+from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
 
 from iroh_anyio.quic import aioquic_private
 from iroh_anyio.quic.aioquic_private import checks
-from iroh_anyio.quic.aioquic_private.connection import TLS_MESSAGE_LIMIT
+from iroh_anyio.quic.aioquic_private.connection import (
+    CRYPTO_PIECES_LIMIT,
+    OPEN_CHALLENGES_LIMIT,
+    TLS_MESSAGE_LIMIT,
+)
 from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BURST, WidePacer
 from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT, UNACKNOWLEDGED_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
+from iroh_anyio.quic.node_quic import NodeQuic
 from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.parameters import MAX_UDP_PAYLOAD_SIZE
+from iroh_anyio.quic.tls import NodeContext
+from iroh_anyio.quic.upkeep import KeepAlive
 from iroh_proto.errors import LocalProtocolError
+from iroh_proto.wire import encode_quic_varint
+from tests.proto.hostile_quic import CRYPTO_FRAME, crypto_frame, forge
 from tests.proto.quic_pair import QuicPair
 
+PATH_RESPONSE = 0x1B
 QUIET = EndpointOptions(keep_alive_interval=None)
 
 
@@ -120,6 +133,15 @@ def test_keep_alives_suit_the_peers_idle_time_out() -> None:
     assert reasons(pair) == [None, None]
 
 
+def test_keep_alives_have_their_interval_where_nobody_limits_the_idle_time() -> None:
+    keep_alive = KeepAlive(5.0)
+    keep_alive.begin(1.0, None, None)
+    assert keep_alive.deadline == 6.0
+    assert not keep_alive.expire(5.9)
+    assert keep_alive.expire(6.0)
+    assert keep_alive.deadline == 11.0
+
+
 def test_without_keep_alive_an_idle_connection_is_silent() -> None:
     pair = QuicPair(client=QUIET, server=QUIET).establish()
     before = len(pair.client.sent) + len(pair.server.sent)
@@ -191,6 +213,50 @@ def test_retired_connection_ids_are_routed_no_more() -> None:
     assert pair.server.connection.reason is not None
 
 
+def test_a_dial_closed_just_before_its_time_out_stays_closed_for_that_reason() -> None:
+    pair = QuicPair(is_lost=lambda from_client, index: not from_client)
+    pair.run_for(9.9)
+    connection = pair.client.connection
+    connection.close(3, "never mind")
+    connection.flush(pair.now)
+    assert connection.deadline is not None
+    connection.handle_timer(pair.now + 0.1)
+    assert reasons(pair)[0] == ("local", 3, "never mind", False)
+    pair.run_for(5.0)
+    assert connection.is_gone
+    assert reasons(pair)[0] == ("local", 3, "never mind", False)
+
+
+def test_to_a_connection_that_is_over_time_and_paths_do_nothing() -> None:
+    pair = QuicPair().establish()
+    connection = pair.client.connection
+    connection.close(3, "bye")
+    closing = connection.flush(pair.now)
+    assert len(closing) == 1
+    for restart in (True, False):
+        connection.note_path_change(pair.now, restart=restart)
+        assert connection.flush(pair.now) == []
+    pair.run_for(5.0)
+    assert connection.is_gone
+    connection.handle_timer(pair.now + 100.0)
+    assert connection.flush(pair.now + 100.0) == []
+    assert connection.deadline is None
+    with pytest.raises(LocalProtocolError, match="closed: bye"):
+        connection.check_open()
+
+
+def test_a_server_that_chooses_no_protocol_is_refused() -> None:
+    pair = QuicPair()
+    quic = pair.server.connection._quic
+    quic._configuration = replace(quic._configuration, alpn_protocols=None)
+    pair.run_for(1.0)
+    for side in pair.sides:
+        assert side.connection.reason is not None
+        assert side.connection.reason.kind == "alpn"
+        assert not side.connection.is_established
+        assert not side.events
+
+
 # Loss
 
 
@@ -252,7 +318,126 @@ def test_receiving_without_end_keeps_no_record_of_every_answer() -> None:
     assert pair.server.connection._quic.unacknowledged <= UNACKNOWLEDGED_LIMIT + 1
 
 
+# Challenges
+
+
+@pytest.mark.parametrize("full_size", [True, False])
+def test_a_challenge_is_answered_wherever_it_arrives(full_size: bool) -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    connection = pair.client.connection
+    before = connection.stats
+    datagram = connection.make_challenge(b"12345678", full_size=full_size)
+    assert datagram is not None
+    assert (len(datagram) == 1200) is full_size
+    assert connection.stats.packets_sent == before.packets_sent + 1
+    assert connection.stats.bytes_sent == before.bytes_sent + len(datagram)
+    assert connection.take_challenge_answers() == []
+    pair.server.connection.receive([datagram], pair.now)
+    pair.run_for(0.5)
+    assert connection.take_challenge_answers() == [b"12345678"]
+    assert connection.take_challenge_answers() == []
+    assert reasons(pair) == [None, None]
+
+
+def test_an_answer_to_a_challenge_that_was_never_made_is_none() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    (forged,) = forge(
+        pair.server.connection._quic, QuicPacketType.ONE_RTT, PATH_RESPONSE, b"12345678"
+    )
+    pair.client.connection.receive([forged], pair.now)
+    assert pair.client.connection.take_challenge_answers() == []
+
+
+def test_of_too_many_challenges_the_oldest_counts_no_more() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    connection = pair.client.connection
+    made = [number.to_bytes(8, "big") for number in range(OPEN_CHALLENGES_LIMIT + 1)]
+    sent = [connection.make_challenge(data, full_size=False) for data in made]
+    arriving = [data for data in (sent[0], sent[1], sent[-1]) if data is not None]
+    pair.server.connection.receive(arriving, pair.now)
+    pair.run_for(0.5)
+    assert connection.take_challenge_answers() == [made[1], made[-1]]
+
+
+def test_no_challenge_is_made_before_and_after_a_connection_stands() -> None:
+    pair = QuicPair()
+    connection = pair.client.connection
+    assert connection.make_challenge(b"12345678", full_size=False) is None
+    pair.establish()
+    assert connection.make_challenge(b"12345678", full_size=False) is not None
+    connection.close(0, "")
+    assert connection.make_challenge(b"12345678", full_size=False) is None
+
+
 # Trouble
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["choose_identity", "check_server_extensions", "take_peer_certificates", "check_signature"],
+)
+def test_a_question_of_identity_that_nobody_answers_lets_nobody_in(
+    hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(NodeContext, hook)
+    pair = QuicPair()
+    pair.run_for(1.0)
+    assert not any(side.connection.is_established for side in pair.sides)
+    assert any("NotImplementedError" in (reason or ("",) * 3)[2] for reason in reasons(pair))
+
+
+def test_a_connection_that_sets_up_no_tls_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(NodeQuic, "prepare_tls")
+    with pytest.raises(NotImplementedError):
+        QuicPair()
+
+
+def test_of_a_stream_that_is_forgotten_nothing_is_known() -> None:
+    pair = QuicPair().establish()
+    quic = pair.client.connection._quic
+    stream_id = pair.client.connection.streams.open(bidirectional=True)
+    assert quic.buffered(stream_id) == quic.receive_offset(stream_id) == 0
+    assert quic.open_window(stream_id, 1 << 40, 1)
+    assert quic.is_stoppable(stream_id)
+    assert quic.is_resettable(stream_id)
+    gone = stream_id + 4
+    assert quic.buffered(gone) is quic.receive_offset(gone) is None
+    assert not quic.open_window(gone, 1 << 40, 1)
+    assert not quic.is_stoppable(gone)
+    assert not quic.is_resettable(gone)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [crypto_frame(2 * index + 1, b"x") for index in range(CRYPTO_PIECES_LIMIT + 1)],
+        [crypto_frame(TLS_MESSAGE_LIMIT, b"x")],
+    ],
+    ids=["too many pieces", "too far off"],
+)
+def test_a_stranger_cannot_have_much_of_a_handshake_kept(frames: list[bytes]) -> None:
+    pair = QuicPair()
+    quic, server = pair.client.connection._quic, pair.server.connection
+    for frame in frames:
+        assert server.reason is None
+        server.receive(forge(quic, QuicPacketType.INITIAL, CRYPTO_FRAME, frame), 0.0)
+    assert server.reason is not None
+    assert (server.reason.code, server.reason.text) == (0xD, "too much to keep")
+
+
+def test_a_challenge_that_fails_ends_the_connection() -> None:
+    pair = QuicPair().establish()
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a defect")
+
+    connection = pair.client.connection
+    setattr(connection._quic, "make_challenge", fail)  # noqa: B010  # as a defect would
+    assert connection.make_challenge(b"12345678", full_size=True) is None
+    assert connection.reason is not None
+    assert "a defect" in connection.reason.text
+    pair.run_for(1.0)
+    assert reasons(pair)[1] == ("transport", 1, "internal error", True)
 
 
 def test_an_endless_handshake_message_is_cut_off() -> None:
@@ -401,6 +586,25 @@ def test_a_peer_with_small_packets_gets_no_larger_ones() -> None:
     before = len(pair.client.sent)
     pair.run_for(2.0)
     assert max(map(len, pair.client.sent[before:])) == 1300
+
+
+def test_a_peer_that_announces_small_packets_gets_no_larger_ones() -> None:
+    large = EndpointOptions(max_datagram_size=1452)
+    pair = QuicPair(client=large, server=large)
+    quic = pair.server.connection._quic
+    serialize = quic._serialize_transport_parameters
+    announced = bytes((MAX_UDP_PAYLOAD_SIZE, 2)) + encode_quic_varint(1250)
+    setattr(quic, "_serialize_transport_parameters", lambda: serialize() + announced)  # noqa: B010
+    pair.establish()
+    assert pair.client.connection.parameters is not None
+    assert pair.client.connection.parameters.max_udp_payload_size == 1250
+    before = [len(side.sent) for side in pair.sides]
+    for side in pair.sides:
+        streams = side.connection.streams
+        streams.send(streams.open(bidirectional=False), bytes(100_000), end=True)
+    pair.run_for(2.0)
+    sent = zip(pair.sides, before, strict=True)
+    assert [max(map(len, side.sent[start:])) for side, start in sent] == [1250, 1452]
 
 
 def test_deadlines_are_never_nearer_than_a_host_can_sleep() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from aioquic.quic.packet import QuicPacketType
 from aioquic.tls import Epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iroh_anyio.quic import streams
 from iroh_anyio.quic.aioquic_private.connection import STREAM_PIECES_LIMIT
 from iroh_anyio.quic.events import (
     SendingStopped,
@@ -21,8 +23,11 @@ from iroh_anyio.quic.events import (
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.streams import BLOCKED_STREAMS_LIMIT, StreamTable
 from iroh_proto.errors import LocalProtocolError
+from iroh_proto.wire import encode_quic_varint
+from tests.proto.hostile_quic import forge
 from tests.proto.quic_pair import QuicPair, Side
 
+STOP_SENDING = 0x05
 SMALL = EndpointOptions(
     stream_window=8_000, connection_window=20_000, send_buffer=10_000, max_streams=4
 )
@@ -337,6 +342,62 @@ def test_stopping_after_the_end_only_lets_go_of_what_is_unread() -> None:
     assert pair.client.seen(SendingStopped) == []
     assert pair.server.connection._quic.data_limit.granted == SMALL.connection_window + 5_000
     assert len(server) == 0
+
+
+def test_an_end_is_read_when_the_last_byte_before_it_was() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, bytes(100), end=True)
+    pair.run_for(0.5)
+    assert server.consume(stream_id, 99) is False
+    assert len(server) == 1
+    assert server.consume(stream_id, 1) is True
+    assert len(server) == 0
+
+
+def test_giving_up_what_the_peer_has_got_tells_it_nothing() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, b"x", end=True)
+    pair.run_for(0.5)
+    client.reset(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.server.seen(StreamReset) == []
+    assert has_ended(pair.server, stream_id)
+
+
+def test_a_peer_that_stops_what_it_has_got_changes_nothing() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=True)
+    client.send(stream_id, b"x", end=True)
+    pair.run_for(0.5)
+    assert pair.client.seen(StreamDelivered)
+    quic = pair.server.connection._quic
+    body = encode_quic_varint(stream_id) + encode_quic_varint(9)
+    stopping = forge(quic, QuicPacketType.ONE_RTT, STOP_SENDING, body)
+    pair.client.connection.receive(stopping, pair.now)
+    assert pair.client.seen(SendingStopped) == []
+    assert pair.client.connection.reason is None
+
+
+def test_of_too_many_stopped_streams_the_oldest_take_no_more_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "STOPPED_STREAMS_LIMIT", 1)
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    opened = [client.open(bidirectional=False) for _ in range(2)]
+    for stream_id in opened:
+        client.send(stream_id, b"x", end=False)
+        pair.run_for(0.5)
+        server.stop(stream_id, 1)
+        pair.run_for(0.5)
+    client.send(opened[1], b"dropped", end=False)
+    with pytest.raises(LocalProtocolError, match="has ended"):
+        client.send(opened[0], b"refused", end=False)
 
 
 def test_commands_on_streams_that_cannot_take_them_are_refused() -> None:

@@ -130,6 +130,59 @@ def test_the_golden_document_ticket_of_0_6() -> None:
     assert parse_ticket(ticket.to_str(Generation.V0_9)) == (ticket, (Generation.V0_9,))
 
 
+REGION = NodeRecord(NODE.node_addr, derp_region=300)
+REGION_BYTES = b"\x20" + NODE_ID + b"\1\xac\2" + b"\1\0\x7f\0\0\1\x80\x08"
+TOKEN = b"let me in"
+
+
+@pytest.mark.parametrize(
+    ("generations", "ticket", "text"),
+    [
+        pytest.param(
+            [Generation.V0_9, Generation.V0_10],
+            BlobTicket(REGION, HASH, BlobFormat.HASH_SEQ, TOKEN),
+            "blob" + encode_base32(REGION_BYTES + b"\1" + HASH + b"\1\x09" + TOKEN),
+            id="blob of 0.9 to 0.11 with a token",
+        ),
+        pytest.param(
+            [Generation.V0_9, Generation.V0_10],
+            BlobTicket(REGION, HASH),
+            "blob" + encode_base32(REGION_BYTES + b"\0" + HASH + b"\0"),
+            id="blob of 0.9 to 0.11",
+        ),
+        pytest.param(
+            [Generation.V0_6],
+            BlobTicket(REGION, HASH, BlobFormat.HASH_SEQ, TOKEN),
+            encode_base32(REGION_BYTES + HASH + b"\1\x09" + TOKEN + b"\1"),
+            id="collection of 0.6 to 0.8 with a token",
+        ),
+        pytest.param(
+            [Generation.V0_6],
+            BlobTicket(REGION, HASH),
+            encode_base32(REGION_BYTES + HASH + b"\0\0"),
+            id="blob of 0.6 to 0.8",
+        ),
+        pytest.param(
+            [Generation.V0_10],
+            DocTicket(HASH, DocAccess.WRITE, (REGION, REGION)),
+            "doc" + encode_base32(b"\0\x20" + HASH + b"\2" + 2 * REGION_BYTES),
+            id="writable doc of 0.10 and 0.11",
+        ),
+        pytest.param(
+            [Generation.V0_10],
+            DocTicket(HASH, DocAccess.READ, ()),
+            "doc" + encode_base32(b"\1" + HASH + b"\0"),
+            id="readable doc of 0.10 and 0.11 without nodes",
+        ),
+    ],
+)
+def test_tickets_of_the_oldest_releases_are_written_and_read_as_laid_out(
+    generations: list[Generation], ticket: BlobTicket | DocTicket, text: str
+) -> None:
+    assert [ticket.to_str(generation) for generation in generations] == [text] * len(generations)
+    assert parse_ticket(text) == (ticket, tuple(generations))
+
+
 EVERY_FORM = ticket_forms()
 
 
@@ -198,6 +251,17 @@ def test_a_record_names_all_its_servers() -> None:
     assert parsed.node.derp_urls == urls
     assert parsed.node_addr.derp_url == urls[0]
     assert NodeRecord(NodeAddr(NODE_ID)).derp_urls == ()
+
+
+def test_addresses_of_unknown_transports_are_kept_sorted_and_once() -> None:
+    one, other = CustomAddress(300, b"\x01\xff"), CustomAddress(7, b"")
+    record = NodeRecord(NodeAddr(NODE_ID), custom_addresses=(one, other, one))
+    encoded = record.encode(RecordForm.SET)
+    assert encoded == NODE_ID + b"\2" + b"\2\x07\0" + b"\2\xac\2\2\x01\xff"
+    parsed = NodeTicket.from_str(NodeTicket(record).to_endpoint_str())
+    assert parsed.node.custom_addresses == (other, one)
+    assert not parsed.node.is_empty
+    assert parsed.node_addr == NodeAddr(NODE_ID)
 
 
 def test_custom_addresses_print_as_upstream() -> None:

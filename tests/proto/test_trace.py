@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -132,6 +133,15 @@ def test_a_tape_does_what_its_machine_does_and_writes_it() -> None:
     }
     assert sent["destination"] == str(SERVER)
     assert timer["deadline"] == timer["time"] == deadline - 100.0
+
+
+def test_what_its_machine_does_not_have_a_tape_does_not_have_either() -> None:
+    written: list[Json] = []
+    probe = make_probe(LineWriter(written.append))
+    for thing in (probe, copy.copy(probe)):
+        assert thing.get_timer() is None
+        with pytest.raises(AttributeError, match="'StunProbe' object has no attribute 'stop'"):
+            thing.stop()  # type: ignore[attr-defined]
 
 
 def test_what_a_machine_refuses_is_written_and_raised() -> None:

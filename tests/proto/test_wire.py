@@ -178,6 +178,22 @@ def test_a_quic_varint_is_written_in_the_fewest_bytes(value: int, size: int) -> 
     assert len(encode_quic_varint(value)) == size
 
 
+@pytest.mark.parametrize(
+    ("encoded", "offset", "reason"),
+    [
+        ("", 0, "nothing left"),
+        ("25", 1, "nothing left"),
+        ("25", 5, "nothing left"),
+        ("7b", 0, "2 bytes, 1 left"),
+        ("259d7f3e", 1, "4 bytes, 3 left"),
+        ("c2197c5eff14e8", 0, "8 bytes, 7 left"),
+    ],
+)
+def test_a_quic_varint_that_is_cut_short_is_named(encoded: str, offset: int, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode_quic_varint(bytes.fromhex(encoded), offset)
+
+
 @given(st.integers(min_value=0, max_value=QUIC_VARINT_MAX), st.binary(max_size=9))
 def test_quic_varints_survive_anywhere(value: int, before: bytes) -> None:
     encoded = encode_quic_varint(value)

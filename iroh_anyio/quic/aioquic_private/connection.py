@@ -250,15 +250,13 @@ class HookedConnection(QuicConnection):
 
     # Paths
 
-    def make_challenge(self, data: bytes, *, full_size: bool) -> bytes | None:
+    def make_challenge(self, data: bytes, *, full_size: bool) -> bytes:
         """Return a datagram with a PATH_CHALLENGE, for one address alone.
 
-        Nothing is kept for its retransmission. Its answer is added to ``challenge_answers``.
-        ``None`` before there are keys.
+        The handshake must be complete. Nothing is kept for the challenge's retransmission. Its
+        answer is added to ``challenge_answers``.
         """
         crypto = self._cryptos[tls.Epoch.ONE_RTT]
-        if not crypto.send.is_valid():
-            return None
         builder = QuicPacketBuilder(
             host_cid=self.host_cid,
             is_client=self._is_client,
@@ -268,11 +266,13 @@ class HookedConnection(QuicConnection):
             spin_bit=self._spin_bit,
             version=QUIC_VERSION,
         )
+        if not full_size:
+            # aioquic pads a challenge with whatever may be in flight.
+            header_size = 3 + len(self._peer_cid.cid)
+            builder.max_flight_bytes = header_size + 1 + CHALLENGE_SIZE + crypto.aead_tag_size
         builder.start_packet(QuicPacketType.ONE_RTT, crypto)
         frame = builder.start_frame(QuicFrameType.PATH_CHALLENGE, capacity=1 + CHALLENGE_SIZE)
         frame.push_bytes(data)
-        if full_size:
-            frame.push_bytes(bytes(builder.remaining_buffer_space))  # PADDING frames
         datagrams, _ = builder.flush()
         self._packet_number = builder.packet_number
         self._open_challenges[data] = None
