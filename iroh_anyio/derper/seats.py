@@ -44,10 +44,9 @@ class Seats:
         before = _last(seats)
         count = seats.pop(worker, 0)
         seats[worker] = count + 1
-        if before is None or before == worker:
-            return NO_MOVE
-        # It may be about to hear that an older client of its own is to give way.
-        return Move(set_aside=before, reinstate=worker if count else None)
+        # It may be about to hear that a client of its own is to give way, meaning one before this,
+        # that may have left since.
+        return Move(set_aside=None if before == worker else before, reinstate=worker)
 
     def depart(self, worker: int, key: ClientKey) -> Move:
         """Take that a client has disconnected from a worker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iroh_anyio.derper.seats import NO_MOVE, Move, Seats
@@ -16,8 +16,8 @@ ALICE = key(2).public
 
 def test_the_newer_one_is_the_one_told_last() -> None:
     seats = Seats()
-    assert seats.arrive(0, ALICE) == NO_MOVE
-    assert seats.arrive(1, ALICE) == Move(set_aside=0)
+    assert seats.arrive(0, ALICE) == Move(reinstate=0)
+    assert seats.arrive(1, ALICE) == Move(set_aside=0, reinstate=1)
     assert seats.worker_of(ALICE) == 1
     assert seats.depart(1, ALICE) == Move(reinstate=0)
     assert seats.depart(0, ALICE) == NO_MOVE
@@ -31,6 +31,17 @@ def test_a_worker_that_may_be_about_to_set_its_newer_client_aside_is_told_again(
     assert seats.arrive(0, ALICE) == Move(set_aside=1, reinstate=0)
     assert seats.depart(0, ALICE) == NO_MOVE  # its older one
     assert seats.worker_of(ALICE) == 0
+
+
+def test_a_client_that_comes_is_not_set_aside_in_the_place_of_one_that_left() -> None:
+    """Both of its workers had set it aside in the end, and it got nothing."""
+    seats = Seats()
+    seats.arrive(1, ALICE)
+    assert seats.arrive(0, ALICE) == Move(set_aside=1, reinstate=0)
+    seats.depart(1, ALICE)
+    seats.depart(0, ALICE)
+    # By now another client is at worker 1, which heeds the first message only then.
+    assert seats.arrive(1, ALICE) == Move(reinstate=1)
 
 
 def test_who_is_set_aside_may_leave_unnoticed() -> None:
@@ -57,10 +68,11 @@ def test_keys_of_both_kinds_are_kept_apart() -> None:
     seats = Seats()
     curve, node_id = X25519PublicKey(ALICE), ALICE
     seats.arrive(0, node_id)
-    assert seats.arrive(1, curve) == NO_MOVE
+    assert seats.arrive(1, curve) == Move(reinstate=1)
     assert (seats.worker_of(node_id), seats.worker_of(curve)) == (0, 1)
 
 
+@settings(max_examples=400)
 @given(st.randoms(use_true_random=False), st.integers(2, 4))
 def test_with_news_under_way_one_worker_has_it_in_the_end(rng: random.Random, workers: int) -> None:
     """Workers act at once and are told late; what each believes in the end fits together."""
