@@ -182,7 +182,9 @@ class BlobTicket:
 
 @dataclass(frozen=True, slots=True)
 class DocTicket:
-    """Where a document is and what one may do with it. ``str(ticket)`` is the form of 0.12 on.
+    """Where a document is and what one may do with it.
+
+    ``str(ticket)`` is the form of 0.12 on or, if that has no words for it, the latest one that has.
 
     ``access`` is ``None`` for tickets up to 0.9, which do not say what their key is. The key may
     be a secret, so it is not shown.
@@ -203,7 +205,9 @@ class DocTicket:
         return _write(_DOC_FORMS, self, generation)
 
     def __str__(self) -> str:
-        return self.to_str(Generation.V0_12)
+        if self.access is None:
+            return self.to_str(Generation.V0_9)
+        return self.to_str(Generation.V0_12 if self.nodes else Generation.V0_10)
 
 
 Ticket: TypeAlias = NodeTicket | BlobTicket | DocTicket

@@ -130,6 +130,23 @@ def test_the_golden_document_ticket_of_0_6() -> None:
     assert parse_ticket(ticket.to_str(Generation.V0_9)) == (ticket, (Generation.V0_9,))
 
 
+@pytest.mark.parametrize(
+    ("access", "has_node", "generation"),
+    [
+        (DocAccess.READ, True, Generation.V0_12),
+        (DocAccess.READ, False, Generation.V0_10),
+        (None, True, Generation.V0_9),
+        (None, False, Generation.V0_9),
+    ],
+)
+def test_a_document_ticket_is_shown_in_the_latest_form_that_can_say_it(
+    access: DocAccess | None, has_node: bool, generation: Generation
+) -> None:
+    ticket = DocTicket(HASH, access, (NODE,) if has_node else ())
+    assert str(ticket) == ticket.to_str(generation)
+    assert parse_ticket(str(ticket)).ticket == ticket
+
+
 REGION = NodeRecord(NODE.node_addr, derp_region=300)
 REGION_BYTES = b"\x20" + NODE_ID + b"\1\xac\2" + b"\1\0\x7f\0\0\1\x80\x08"
 TOKEN = b"let me in"
