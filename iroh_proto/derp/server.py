@@ -27,15 +27,10 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import assert_never
 
-from iroh_proto.derp.access import (
-    check_reason,
-)
+from iroh_proto.derp.access import check_reason
 from iroh_proto.derp.codec import FrameCodec
 from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
-from iroh_proto.derp.dialects import (
-    FRAMED_DIALECTS,
-    ClientKey,
-)
+from iroh_proto.derp.dialects import FRAMED_DIALECTS, ClientKey
 from iroh_proto.derp.frames import (
     Frame,
     NotePreferred,
