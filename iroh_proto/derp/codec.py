@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -29,6 +30,7 @@ from iroh_proto.derp.frames import (
     FrameTable,
     PacketGroups,
     PacketParts,
+    PacketRun,
     RecvPacket,
     SendPacket,
     node_id_of,
@@ -40,6 +42,9 @@ from iroh_proto.key import KEY_SIZE, NodeId
 
 Form: TypeAlias = Literal["framed", "websocket"]
 """How frames stand on the stream: one behind the other, or as messages of a websocket."""
+
+RUN_LAYOUTS_LIMIT = 256
+"""Ways of taking bursts apart that are kept at hand, each for one size and number of packets."""
 
 _UNREAD_KEYED_HEADER = Struct(">5s32s")
 _PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
@@ -187,11 +192,27 @@ class FramedCodec:
         self._keep(whole, one[1])
         return one[0]
 
+    def receive_run(self, data: bytes) -> PacketRun | None:
+        """Take ``data`` if it is whole packets for one destination, all as long as the last one.
+
+        That is what most reads are: one packet of a quiet connection, or a burst. Anything else is
+        left to :meth:`receive_grouped`, whose ``source`` is the one of these packets, too.
+        """
+        if data[: HEADER.size] != self._last_head or self._partial:
+            return None
+        count, rest = divmod(len(data), self._last_size)
+        if rest:
+            return None
+        destination = data[HEADER.size : KEYED_HEADER.size]
+        if count == 1:
+            return destination, self._last_header + data[KEYED_HEADER.size :], 1
+        pieces = _run_layout(self._last_size, count).unpack(data)
+        if pieces[::2] != pieces[:1] * count:
+            return None
+        return destination, self._last_header.join((b"", *pieces[1::2])), count
+
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
-        if len(data) == self._last_size and data[:5] == self._last_head and not self._partial:
-            # One packet as long as the last one, as nearly all reads of a quiet connection bring.
-            return [PacketGroups({data[5:37]: [self._last_header, data[37:]]})]
         groups: dict[bytes, PacketParts] = {}
         whole = self._whole(data) if self._partial or self.error is not None else data
         offset = self._group(whole, 0, source, groups)
@@ -328,6 +349,12 @@ class FramedCodec:
         self.has_news = True
         self._partial.clear()
         self._last_head = None
+
+
+@lru_cache(maxsize=RUN_LAYOUTS_LIMIT)
+def _run_layout(size: int, count: int) -> Struct:
+    """Return what takes so many packets of one size apart, each into its header and its payload."""
+    return Struct(f"{KEYED_HEADER.size}s{size - KEYED_HEADER.size}s" * count)
 
 
 class WebsocketCodec:

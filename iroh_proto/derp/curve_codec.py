@@ -43,6 +43,7 @@ from iroh_proto.derp.frames import (
     NotePreferred,
     PacketGroups,
     PacketParts,
+    PacketRun,
     Ping,
     Pong,
     Restarting,
@@ -131,6 +132,10 @@ class CurveCodec(FramedCodec):
     def encode_relayed(self, parts: PacketParts) -> list[bytes]:
         """Return the packets in one piece; each has to hold one datagram."""
         return [b"".join(parts)]
+
+    def receive_run(self, data: bytes) -> PacketRun | None:
+        """Take ``data`` if it is whole packets for one destination, all as long as the last one."""
+        return None if self._skipping else super().receive_run(data)
 
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""

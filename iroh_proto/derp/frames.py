@@ -148,6 +148,23 @@ class PacketGroups:
     groups: dict[bytes, PacketParts]
 
 
+PacketRun: TypeAlias = tuple[bytes, bytes, int]
+"""Packets of one size for one destination, joined as they are written to a framed client:
+the destination, framed RecvPackets, and how many of them there are. A plain tuple, as one is made
+for nearly each read."""
+
+
+def parts_of_run(run: PacketRun) -> PacketParts:
+    """Return the packets one by one, for who writes them in another form."""
+    _, data, count = run
+    view, size = memoryview(data), len(data) // count
+    header = data[: KEYED_HEADER.size]
+    parts: PacketParts = []
+    for start in range(0, len(data), size):
+        parts += (header, view[start + KEYED_HEADER.size : start + size])
+    return parts
+
+
 @dataclass(slots=True)
 class UnknownFrame(Frame):
     """A frame that was skipped, in a dialect where those that one does not know are."""

@@ -236,7 +236,13 @@ class DerpServer:
                 self._mesh.receive_tcp_data(tcp_id, data, now=now)
                 self._settle_mesh(now)
             return
-        connection.take_data(data, now)
+        run = connection.take_data(data, now)
+        if run is not None:
+            target = self._router.route_run(tcp_id, run)
+            if target is None:
+                connection.take_run(run)
+            elif self._connections[target].relay_run(run) and target not in self._unsent:
+                self._unsent[target] = now + WRITE_TIMEOUT
         if connection.node_id is not None and not connection.has_news:
             # Deadlines can only have moved away, which is looked at when the earlier one is due.
             if connection.received:

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
 from iroh_proto.derp.dialects import ClientKey
-from iroh_proto.derp.frames import PacketParts
+from iroh_proto.derp.frames import KEYED_HEADER, PacketParts, PacketRun
 from iroh_proto.derp.node_names import claimed_node, looks_like_disco
 from iroh_proto.derp.region import Region, alias_of
 from iroh_proto.derp.router_reports import Departure, Forward, Presence, RouterStats
@@ -255,15 +255,31 @@ class DerpRouter:
                 target, parts = found  # as the receiver has them
             deliveries.append((target, parts))
             # Parts are a header and a payload for each packet.
-            if (count := len(parts)) == 2:
-                stats.packets_routed += 1
-                stats.bytes_routed += len(parts[1])
-            else:
-                stats.packets_routed += count // 2
-                stats.bytes_routed += sum(map(len, parts[1::2]))
+            stats.packets_routed += len(parts) // 2
+            stats.bytes_routed += sum(map(len, parts[1::2]))
             if destination not in destinations:
                 _remember(destinations, destination)
         return deliveries
+
+    def route_run(self, client_id: int, run: PacketRun) -> int | None:
+        """Say who gets packets that a client sent, if that is somebody here with the same kind of key.
+
+        :returns: the client that gets them, or ``None``, and then nothing is done: :meth:`route`
+            knows where else they may go.
+        """
+        sender = self._clients.get(client_id)
+        if sender is None or (sender.is_curve and self._gave_way_here(client_id, sender)):
+            return None
+        destination, data, count = run
+        if destination == sender.key:
+            return None  # its own connection knows better
+        target = self._client_ids[sender.is_curve].get(destination)
+        if target is not None:
+            self._stats.packets_routed += count
+            self._stats.bytes_routed += len(data) - KEYED_HEADER.size * count
+            if destination not in sender.destinations:
+                _remember(sender.destinations, destination)
+        return target
 
     def route_forwarded(
         self, source: ClientKey, destination: ClientKey, parts: PacketParts

@@ -28,7 +28,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from iroh_proto.derp.access import check_reason
-from iroh_proto.derp.codec import FrameCodec
+from iroh_proto.derp.codec import FrameCodec, FramedCodec
 from iroh_proto.derp.curve_frames import GONE_NOT_HERE, CurvePeerGone
 from iroh_proto.derp.dialects import FRAMED_DIALECTS, ClientKey
 from iroh_proto.derp.frames import (
@@ -36,9 +36,11 @@ from iroh_proto.derp.frames import (
     NotePreferred,
     PacketGroups,
     PacketParts,
+    PacketRun,
     Ping,
     Pong,
     Restarting,
+    parts_of_run,
 )
 from iroh_proto.derp.mesh_frames import (
     QUEUED_PRESENCE_BYTES_LIMIT,
@@ -112,7 +114,7 @@ class DerpServerConnection:
         "_entry",
         "_events",
         "_heard_at",
-        "_is_framed",
+        "_framed",
         "_listen_dialect",
         "_liveness",
         "_mesh_key",
@@ -162,7 +164,7 @@ class DerpServerConnection:
         self.received: dict[bytes, PacketParts] = {}
         self._session: Session | None = None
         self._codec: FrameCodec | None = None  # while packets pass
-        self._is_framed = False
+        self._framed: FramedCodec | None = None  # the same, if it is that
         self._heard_at = -math.inf  # when the last frame came
         self._entry: ServerEntry | None = None
         self._liveness: ServerLiveness | None = None
@@ -211,7 +213,9 @@ class DerpServerConnection:
 
         :raises LocalProtocolError: before :meth:`start`.
         """
-        self.take_data(data, self._advance(now))
+        run = self.take_data(data, self._advance(now))
+        if run is not None:
+            self.take_run(run)
 
     def receive_eof(self, *, now: float) -> None:
         """Take the news that the client will send no more, which ends the connection.
@@ -259,16 +263,41 @@ class DerpServerConnection:
 
     # The way of every packet, for an owner whose time has advanced and whose client is let in.
 
-    def take_data(self, data: bytes, now: float) -> None:
-        """Do what :meth:`receive_data` does, without a look at the time."""
-        if self._codec is None:
+    def take_data(self, data: bytes, now: float) -> PacketRun | None:
+        """Do what :meth:`receive_data` does, without a look at the time.
+
+        :returns: packets to route, or to :meth:`take_run`; there is nothing in :attr:`received`
+            then.
+        """
+        codec = self._codec
+        if codec is None:
             if data and (entry := self._entry) is not None:
                 self._take_entry(entry, entry.receive(data, now), now)
-            return
+            return None
         if self._throttle is not None:
             self._throttle.note_read(len(data), now)
             self.has_news = True
-        self._receive_frames(self._codec, data, now)
+        if self._framed is not None and not self.received:
+            run = self._framed.receive_run(data)
+            if run is not None:
+                self._heard_at = now
+                return run
+        self._receive_frames(codec, data, now)
+        return None
+
+    def take_run(self, run: PacketRun) -> None:
+        """Have the packets that :meth:`take_data` returned among those of :attr:`received`."""
+        self._take_groups({run[0]: parts_of_run(run)})
+
+    def relay_run(self, run: PacketRun) -> bool:
+        """Relay packets that are joined already; say whether something waits to be written."""
+        if self._framed is None:
+            return self.relay(parts_of_run(run))
+        _, data, count = run
+        dropped = self.queue.push_packets(data, count)
+        if dropped:
+            self._stats.packets_dropped += dropped
+        return True
 
     def relay(self, parts: PacketParts) -> bool:
         """Do what :meth:`send_packets` does; say whether something waits to be written."""
@@ -277,7 +306,7 @@ class DerpServerConnection:
             self._admitted()
             return bool(queue.entries)
         pieces = codec.encode_relayed(parts)
-        if self._is_framed:
+        if self._framed is not None:
             dropped = queue.push_packets(pieces[0], len(parts) // 2)
         else:
             dropped = queue.push_pieces(pieces)
@@ -443,7 +472,8 @@ class DerpServerConnection:
         session = self._session = entered.session
         self._entry = None
         self._state = _State.RELAYING
-        self._codec, self._is_framed = session.codec, session.form == "framed"
+        self._codec = session.codec
+        self._framed = session.codec if isinstance(session.codec, FramedCodec) else None
         self._liveness = ServerLiveness(session.dialect, rng=self._rng, now=now)
         self.node_id, self.is_mesh_member = entered.node_id, entered.is_mesh_member
         if self._rate_limit is not None and not self.is_mesh_member:
@@ -479,10 +509,7 @@ class DerpServerConnection:
             self._heard_at = now
         for frame in frames:
             if isinstance(frame, PacketGroups):
-                if self.received or node_id in frame.groups:
-                    self._collect(frame.groups, node_id)
-                else:
-                    self.received = frame.groups
+                self._take_groups(frame.groups)
             elif isinstance(frame, MeshRequest):
                 if not self.is_mesh_member:
                     self._fail(f"{type(frame).__name__} of somebody who is no member of the mesh")
@@ -494,10 +521,11 @@ class DerpServerConnection:
         if codec.has_news:
             self._check_form(codec)
 
-    def _collect(self, groups: dict[bytes, PacketParts], node_id: ClientKey) -> None:
+    def _take_groups(self, groups: dict[bytes, PacketParts]) -> None:
         # What a client sends to itself takes its place among the answers to its other frames,
         # which it would lose on a way round by the router.
-        to_itself = groups.pop(node_id, None)
+        assert self.node_id is not None
+        to_itself = groups.pop(self.node_id, None)
         if to_itself is not None:
             self._stats.packets_returned += len(to_itself) // 2
             self.has_news |= self.relay(to_itself)
@@ -561,7 +589,7 @@ class DerpServerConnection:
     def _end(self, error: RemoteProtocolError | None) -> None:
         if self._state is not _State.OVER:
             self._state = _State.OVER
-            self._entry = self._session = self._codec = self._liveness = None
+            self._entry = self._session = self._codec = self._framed = self._liveness = None
             self._throttle = None
             self.is_paused = False
             self._events.append(ConnectionLost(error=error))
