@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from iroh_anyio.readiness import backend_clock
 from iroh_anyio.udp import UdpSocket
 from iroh_proto.address import UdpAddress
 from iroh_proto.machine import DatagramMachine, Machine
@@ -54,6 +55,7 @@ class Driver(Generic[EventT]):
         self._ports = ports
         self._on_event = on_event
         self._handlers: dict[type, Callable[[Any], None]] = {}
+        self._clock = anyio.current_time
         self._tasks: TaskGroup | None = None
         self._timer_scope: anyio.CancelScope | None = None
         self._armed = math.inf
@@ -62,7 +64,7 @@ class Driver(Generic[EventT]):
 
     def now(self) -> float:
         """Return the backend's clock in seconds, the one its deadlines are on."""
-        self._latest = anyio.current_time()
+        self._latest = self._clock()
         return self._latest
 
     def handle(self, kind: type, handler: Callable[[Any], None]) -> None:
@@ -79,6 +81,7 @@ class Driver(Generic[EventT]):
 
         An exception out of it is a defect of a machine or of a callback.
         """
+        self._clock = backend_clock()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from iroh_anyio.dial import dial
 from iroh_anyio.driver import Driver
 from iroh_anyio.patience import Patience
 from iroh_anyio.proxy import HttpProxy
+from iroh_anyio.readiness import call_when_readable
 from iroh_anyio.tcp_connection import READ_SIZE, Socket, TcpConnection
 from iroh_proto.machine import (
     TcpCloseRequested,
@@ -91,7 +91,7 @@ class TcpPort:
         driver.handle(TcpCloseRequested, self._close_requested)
         driver.handle(TcpPauseRequested, self._pause_requested)
         driver.handle(TcpResumeRequested, self._resume_requested)
-        driver.start_soon(self._serve)
+        driver.start_soon(call_when_readable, self.epoll.fileno(), self._serve)
         driver.start_soon(self.stalled.run)
         driver.start_soon(self.closing.run)
 
@@ -127,7 +127,6 @@ class TcpPort:
             connection.close()
         if self._is_started:
             self._is_started = False
-            anyio.notify_closing(self.epoll)
             self.epoll.close()
 
     def forget(self, connection: TcpConnection, *, broken: bool) -> None:
@@ -143,19 +142,11 @@ class TcpPort:
             self._emptied.set()
             self._emptied = anyio.Event()
 
-    async def _serve(self) -> None:
-        while True:
-            served = 0
-            while ready := self.epoll.poll(0, READY_LIMIT):
-                self._serve_ready(ready)
-                served += len(ready)
-                if served >= READY_LIMIT:
-                    served = 0
-                    await checkpoint()
-            try:
-                await anyio.wait_readable(self.epoll)
-            except anyio.ClosedResourceError:
-                return
+    def _serve(self) -> None:
+        served = 0
+        while served < READY_LIMIT and (ready := self.epoll.poll(0, READY_LIMIT)):
+            self._serve_ready(ready)
+            served += len(ready)
 
     def _write(self, *, once: bool) -> None:
         machine, connections = self.machine, self._connections
@@ -165,7 +156,9 @@ class TcpPort:
                 # Nobody is there to read them: they must not stay queued and be asked for again.
                 self.unwritten += len(machine.tcp_data_to_send(tcp_id))
             elif not connection.blocked:
-                connection.write(once=once)
+                may_have_more = connection.write_once()
+                if may_have_more and (not once or connection.is_finishing):
+                    connection.write()
 
     def _serve_ready(self, ready: list[tuple[int, int]]) -> None:
         now = self.driver.now()

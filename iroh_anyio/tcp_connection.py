@@ -33,15 +33,16 @@ class TcpConnection:
 
     :ivar blocked: whether the kernel takes nothing for now.
     :ivar gone: whether it is closed.
+    :ivar is_finishing: whether it writes its last bytes, and is closed behind them.
     :ivar is_plain: whether it has no TLS and waits for nothing but bytes to :meth:`read`, as nearly
         all do; others are to :meth:`take_turn`.
     :ivar is_untouched: whether nothing was read or written yet.
     """
 
     __slots__ = (
-        "_finishing",
         "_handshaking",
         "_is_tls",
+        "_machine",
         "_mask",
         "_out",
         "_paused",
@@ -54,6 +55,7 @@ class TcpConnection:
         "blocked",
         "descriptor",
         "gone",
+        "is_finishing",
         "is_plain",
         "is_untouched",
         "tcp_id",
@@ -67,13 +69,14 @@ class TcpConnection:
         self.gone = False
         self.blocked = handshakes
         self._port = port
+        self._machine = port.machine
         self._socket = tcp_socket
         self._is_tls = isinstance(tcp_socket, ssl.SSLSocket)
         self._handshaking = handshakes
         self._out: bytes | memoryview = b""
         self.is_untouched = True
         self._paused = False
-        self._finishing = False
+        self.is_finishing = False
         self._peer_ended = False
         self._write_ended = False
         # TLS may have to write before it can read on, and the other way round.
@@ -121,8 +124,8 @@ class TcpConnection:
                 self._take_end(now)
                 return size
             self.is_untouched = False
-            if not self._finishing:
-                self._port.machine.receive_tcp_data(self.tcp_id, data, now=now)
+            if not self.is_finishing:
+                self._machine.receive_tcp_data(self.tcp_id, data, now=now)
             if self.is_plain:
                 return len(data)
             size += len(data)
@@ -135,45 +138,41 @@ class TcpConnection:
             self.write()
         return size
 
-    def write(self, *, once: bool = False) -> None:
-        """Write until the machine has no more bytes or the kernel no room.
+    def write(self) -> None:
+        """Write until the machine has no more bytes or the kernel no room."""
+        while not self.gone and self.write_once():
+            pass
 
-        :param once: write no more than the machine gives at a time, and leave it to the caller to
-            ask the machine whether there is more.
-        """
-        while not self.gone:
-            data = self._out or self._port.machine.tcp_data_to_send(self.tcp_id)
-            if not data:
-                if self._finishing:
-                    self._end_writing()
-                return
-            self.is_untouched = False
-            try:
-                sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
-                self._out = data
-                self._block()
-                return
-            except ssl.SSLWantReadError:
-                self._out = data
-                self._write_needs_read = True
-                self._block()
-                return
-            except OSError as error:
-                logger.debug("connection %d broke: %s", self.tcp_id, error)
-                self._out = data
-                self.close(broken=True)
-                return
-            if sent < len(data):
-                self._out = memoryview(data)[sent:]
-                continue
-            self._out = b""
-            if once and not self._finishing:
-                return
+    def write_once(self) -> bool:
+        """Write what the machine gives at a time; return whether there may be more to write."""
+        data = self._out or self._machine.tcp_data_to_send(self.tcp_id)
+        if not data:
+            if self.is_finishing:
+                self._end_writing()
+            return False
+        self.is_untouched = False
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            self._out = data
+            self._block()
+            return False
+        except ssl.SSLWantReadError:
+            self._out = data
+            self._write_needs_read = True
+            self._block()
+            return False
+        except OSError as error:
+            logger.debug("connection %d broke: %s", self.tcp_id, error)
+            self._out = data
+            self.close(broken=True)
+            return False
+        self._out = memoryview(data)[sent:] if sent < len(data) else b""
+        return True
 
     def pause(self) -> None:
         """Leave the peer unread, so that it has to wait."""
-        if not self._finishing:
+        if not self.is_finishing:
             self._paused = True
             self._watch()
 
@@ -184,9 +183,9 @@ class TcpConnection:
 
     def finish(self) -> None:
         """Write the last bytes, then close; bounded by the port."""
-        if self.gone or self._finishing:
+        if self.gone or self.is_finishing:
             return
-        self._finishing = True
+        self.is_finishing = True
         if self._handshaking:
             self.close()
             return
@@ -204,7 +203,7 @@ class TcpConnection:
             return
         self.gone = True
         self._port.unwritten += len(self._out)
-        self._port.forget(self, broken=broken and not self._finishing and not self._peer_ended)
+        self._port.forget(self, broken=broken and not self.is_finishing and not self._peer_ended)
         self._socket.close()
 
     def _shake_hands(self) -> bool:
@@ -228,8 +227,8 @@ class TcpConnection:
 
     def _take_end(self, now: float) -> None:
         self._peer_ended = True
-        if not self._finishing:
-            self._port.machine.receive_tcp_eof(self.tcp_id, now=now)
+        if not self.is_finishing:
+            self._machine.receive_tcp_eof(self.tcp_id, now=now)
         if self._write_ended:
             self.close()
             return
@@ -255,7 +254,7 @@ class TcpConnection:
 
     def _block(self) -> None:
         self.blocked = True
-        if not self._finishing:
+        if not self.is_finishing:
             self._port.stalled.begin(self)
         self._watch()
 

@@ -22,8 +22,10 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from iroh_proto.derp.frames import (
     HEADER,
+    HEADER_SIZE,
     KEYED_HEADER,
     PACKET_LIMIT,
+    PAYLOAD_AT,
     RELAYED_PACKET,
     SENT_PACKET,
     Frame,
@@ -141,7 +143,7 @@ class FramedCodec:
         self._receives = SENT_PACKET if is_server else RELAYED_PACKET
         self._sends = RELAYED_PACKET if is_server else SENT_PACKET
         self._partial = bytearray()
-        self._wanted = HEADER.size  # bytes that must be there before another look is worth it
+        self._wanted = HEADER_SIZE  # bytes that must be there before another look is worth it
         # The header of the last packet, what it becomes, and the size of the whole frame.
         self._last_head: bytes | None = None
         self._last_header = b""
@@ -157,15 +159,15 @@ class FramedCodec:
         append, unpack, receives = frames.append, KEYED_HEADER.unpack_from, self._receives
         whole = self._whole(data)
         offset, end = 0, len(whole)
-        last_keyed = end - KEYED_HEADER.size
+        last_keyed = end - PAYLOAD_AT
         try:
             while True:
                 while offset <= last_keyed:
                     number, length, key = unpack(whole, offset)
-                    stop = offset + 5 + length
+                    stop = offset + HEADER_SIZE + length
                     if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
                         break
-                    append(packet(key_of(key), whole[offset + 37 : stop]))
+                    append(packet(key_of(key), whole[offset + PAYLOAD_AT : stop]))
                     offset = stop
                 if (other := self._other(whole, offset)) is None:
                     break
@@ -188,7 +190,7 @@ class FramedCodec:
         if one is None:
             self._keep(whole, 0)
             return None
-        self._wanted = HEADER.size
+        self._wanted = HEADER_SIZE
         self._keep(whole, one[1])
         return one[0]
 
@@ -198,18 +200,19 @@ class FramedCodec:
         That is what most reads are: one packet of a quiet connection, or a burst. Anything else is
         left to :meth:`receive_grouped`, whose ``source`` is the one of these packets, too.
         """
-        if data[: HEADER.size] != self._last_head or self._partial:
+        if data[:HEADER_SIZE] != self._last_head or self._partial:
             return None
-        count, rest = divmod(len(data), self._last_size)
+        size = self._last_size
+        if len(data) == size:
+            return data[HEADER_SIZE:PAYLOAD_AT], self._last_header + data[PAYLOAD_AT:], 1
+        count, rest = divmod(len(data), size)
         if rest:
             return None
-        destination = data[HEADER.size : KEYED_HEADER.size]
-        if count == 1:
-            return destination, self._last_header + data[KEYED_HEADER.size :], 1
-        pieces = _run_layout(self._last_size, count).unpack(data)
+        pieces = _run_layout(size, count).unpack(data)
         if pieces[::2] != pieces[:1] * count:
             return None
-        return destination, self._last_header.join((b"", *pieces[1::2])), count
+        joined = self._last_header.join((b"", *pieces[1::2]))
+        return data[HEADER_SIZE:PAYLOAD_AT], joined, count
 
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with packets as groups, for a server."""
@@ -293,7 +296,7 @@ class FramedCodec:
         object made for a packet is a view of it.
         """
         end = len(whole)
-        last_keyed = end - KEYED_HEADER.size
+        last_keyed = end - PAYLOAD_AT
         if start > last_keyed:
             return start
         view, unpack = memoryview(whole), _UNREAD_KEYED_HEADER.unpack_from
@@ -307,7 +310,7 @@ class FramedCodec:
                 number, length = HEADER.unpack(head)
                 if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
                     break
-                last_head, size = head, HEADER.size + length
+                last_head, size = head, HEADER_SIZE + length
                 header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
             stop = offset + size
             if stop > end:
@@ -319,7 +322,7 @@ class FramedCodec:
                     parts = groups[destination] = []
                 last_destination = destination
             parts.append(header)
-            parts.append(view[offset + 37 : stop])
+            parts.append(view[offset + PAYLOAD_AT : stop])
             offset = stop
         if last_head is not self._last_head:
             self._last_head, self._last_header, self._last_size = last_head, header, size
@@ -327,7 +330,7 @@ class FramedCodec:
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
         """Decode one frame of any kind; return it and where it ends, or ``None`` if unfinished."""
-        start = offset + HEADER.size
+        start = offset + HEADER_SIZE
         if start > len(whole):
             return None
         number, length = HEADER.unpack_from(whole, offset)
@@ -341,8 +344,8 @@ class FramedCodec:
     def _keep(self, whole: bytes, offset: int) -> None:
         if offset < len(whole):
             self._partial += whole[offset:] if offset else whole
-            if len(self._partial) < HEADER.size:
-                self._wanted = HEADER.size
+            if len(self._partial) < HEADER_SIZE:
+                self._wanted = HEADER_SIZE
 
     def _fail(self, error: DecodeError) -> None:
         self.error = error
@@ -354,7 +357,7 @@ class FramedCodec:
 @lru_cache(maxsize=RUN_LAYOUTS_LIMIT)
 def _run_layout(size: int, count: int) -> Struct:
     """Return what takes so many packets of one size apart, each into its header and its payload."""
-    return Struct(f"{KEYED_HEADER.size}s{size - KEYED_HEADER.size}s" * count)
+    return Struct(f"{PAYLOAD_AT}s{size - PAYLOAD_AT}s" * count)
 
 
 class WebsocketCodec:
@@ -440,7 +443,7 @@ class WebsocketCodec:
             parts = packed_parts(parts)
         number = bytes((self._sends,))
         return [
-            self._messages.build(number, header[HEADER.size :], payload)
+            self._messages.build(number, header[HEADER_SIZE:], payload)
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
         ]
 

@@ -31,6 +31,7 @@ from iroh_proto.derp.frames import (
     FRAME_LIMIT,
     HANDSHAKE_FRAME_LIMIT,
     HEADER,
+    HEADER_SIZE,
     PACKET_LIMIT,
     PING_SIZE,
     RELAYED_PACKET,
@@ -153,7 +154,7 @@ class CurveCodec(FramedCodec):
         return data[skipped:]
 
     def _other(self, whole: bytes, offset: int) -> tuple[Frame, int] | None:
-        start = offset + HEADER.size
+        start = offset + HEADER_SIZE
         if start > len(whole):
             return None
         number, length = HEADER.unpack_from(whole, offset)

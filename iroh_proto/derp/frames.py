@@ -49,6 +49,10 @@ HEADER = Struct(">BI")
 KEYED_HEADER = Struct(">BI32s")
 """The header of a frame whose body begins with a node id, together with that id."""
 
+HEADER_SIZE = HEADER.size
+PAYLOAD_AT = KEYED_HEADER.size
+"""Where the payload of a framed packet begins."""
+
 SENT_PACKET = 4
 """The number of SendPacket, in every dialect that has it."""
 
@@ -158,10 +162,10 @@ def parts_of_run(run: PacketRun) -> PacketParts:
     """Return the packets one by one, for who writes them in another form."""
     _, data, count = run
     view, size = memoryview(data), len(data) // count
-    header = data[: KEYED_HEADER.size]
+    header = data[:PAYLOAD_AT]
     parts: PacketParts = []
     for start in range(0, len(data), size):
-        parts += (header, view[start + KEYED_HEADER.size : start + size])
+        parts += (header, view[start + PAYLOAD_AT : start + size])
     return parts
 
 

@@ -241,8 +241,11 @@ class DerpServer:
             target = self._router.route_run(tcp_id, run)
             if target is None:
                 connection.take_run(run)
-            elif self._connections[target].relay_run(run) and target not in self._unsent:
-                self._unsent[target] = now + WRITE_TIMEOUT
+            else:
+                if self._connections[target].relay_run(run) and target not in self._unsent:
+                    self._unsent[target] = now + WRITE_TIMEOUT
+                if not connection.has_news:
+                    return
         if connection.node_id is not None and not connection.has_news:
             # Deadlines can only have moved away, which is looked at when the earlier one is due.
             if connection.received:

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from iroh_proto.derp.curve_frames import PRESENT_MESH_PEER, PRESENT_REGULAR
 from iroh_proto.derp.dialects import ClientKey
-from iroh_proto.derp.frames import KEYED_HEADER, PacketParts, PacketRun
+from iroh_proto.derp.frames import PAYLOAD_AT, PacketParts, PacketRun
 from iroh_proto.derp.node_names import claimed_node, looks_like_disco
 from iroh_proto.derp.region import Region, alias_of
 from iroh_proto.derp.router_reports import Departure, Forward, Presence, RouterStats
@@ -262,7 +262,7 @@ class DerpRouter:
         return deliveries
 
     def route_run(self, client_id: int, run: PacketRun) -> int | None:
-        """Say who gets packets that a client sent, if that is somebody here with the same kind of key.
+        """Say who gets packets that a client sent, if that is another one with its kind of key.
 
         :returns: the client that gets them, or ``None``, and then nothing is done: :meth:`route`
             knows where else they may go.
@@ -276,7 +276,7 @@ class DerpRouter:
         target = self._client_ids[sender.is_curve].get(destination)
         if target is not None:
             self._stats.packets_routed += count
-            self._stats.bytes_routed += len(data) - KEYED_HEADER.size * count
+            self._stats.bytes_routed += len(data) - PAYLOAD_AT * count
             if destination not in sender.destinations:
                 _remember(sender.destinations, destination)
         return target

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import NamedTuple
 
-from iroh_proto.derp.frames import HEADER
+from iroh_proto.derp.frames import HEADER, HEADER_SIZE
 
 QUEUED_PACKETS_LIMIT = 512
 """Packets waiting for one client, as in iroh's own server of every generation."""
@@ -182,5 +182,5 @@ def _first_size(data: bytes, offset: int, packets: int) -> int:
     """Return the bytes of the packet at ``offset``, the first of so many to the end of ``data``."""
     if packets == 1:
         return len(data) - offset
-    size: int = HEADER.size + HEADER.unpack_from(data, offset)[1]
+    size: int = HEADER_SIZE + HEADER.unpack_from(data, offset)[1]
     return size

@@ -113,8 +113,8 @@ class DerpServerConnection:
         "_codec",
         "_entry",
         "_events",
-        "_heard_at",
         "_framed",
+        "_heard_at",
         "_listen_dialect",
         "_liveness",
         "_mesh_key",
@@ -277,7 +277,7 @@ class DerpServerConnection:
         if self._throttle is not None:
             self._throttle.note_read(len(data), now)
             self.has_news = True
-        if self._framed is not None and not self.received:
+        if self._framed is not None:
             run = self._framed.receive_run(data)
             if run is not None:
                 self._heard_at = now

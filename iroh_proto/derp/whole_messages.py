@@ -15,13 +15,16 @@ Source: RFC 6455 section 5.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from struct import Struct
 
-MASK_SIZE = 4
+try:
+    from websockets.speedups import apply_mask  # thirteen times as fast
+except ImportError:  # no compiler, no wheel for this platform
+    from websockets.utils import apply_mask
 
-MASKED_SIZES_LIMIT = 256
-"""Sizes of payloads for which what repeats a mask over them is kept at hand, which is as large."""
+__all__ = ["MASK_SIZE", "WholeMessages", "apply_mask"]
+
+MASK_SIZE = 4
 
 _FINAL_BINARY = 0x82
 _MASKED = 0x80
@@ -131,20 +134,3 @@ class WholeMessages:
             self._wanted = stop - offset if end > start else start + 1 - offset
             return None
         return start, stop
-
-
-def apply_mask(payload: bytes, mask: bytes) -> bytes:
-    """Return a payload masked, or unmasked, which is the same."""
-    size = len(payload)
-    stream = int.from_bytes(mask, "little") * _repeats(size)  # much faster than from bytes
-    masked = int.from_bytes(payload, "little") ^ stream
-    if beyond := -size % MASK_SIZE:
-        return masked.to_bytes(size + beyond, "little")[:size]
-    return masked.to_bytes(size, "little")
-
-
-@lru_cache(maxsize=MASKED_SIZES_LIMIT)
-def _repeats(size: int) -> int:
-    """Return what a mask is to be multiplied by to be there as often as it takes for a payload."""
-    times = -(-size // MASK_SIZE)
-    return int.from_bytes((b"\x01" + bytes(MASK_SIZE - 1)) * times, "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from wsproto.events import Ping as WebsocketPing
 from wsproto.events import Pong as WebsocketPong
 
 from iroh_proto.derp.codec import FrameCodec, FramedCodec, WebsocketCodec
+from iroh_proto.derp.curve_codec import CurveCodec
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
@@ -38,6 +40,7 @@ from iroh_proto.derp.frames import (
     node_id_of,
     pack_datagrams,
     packed_size,
+    parts_of_run,
     split_datagrams,
 )
 from iroh_proto.errors import DecodeError, LocalProtocolError
@@ -183,6 +186,90 @@ def test_packets_are_grouped_as_they_leave_wherever_the_stream_is_cut(
         packets[frame.dst] = packets.get(frame.dst, b"") + packet
     assert ungrouped(received) == expected
     assert server.error is None
+
+
+class TestRuns:
+    """Reads that are whole packets of one size for one destination."""
+
+    @staticmethod
+    def codec() -> FramedCodec:
+        """Return a server's codec that has seen a packet as long as the others."""
+        codec = FramedCodec(v3.FRAMES, is_server=True)
+        codec.receive_grouped(packets_to(A, [bytes(50)]), CLIENT)
+        return codec
+
+    @pytest.mark.parametrize("count", [1, 2, 8])
+    def test_they_are_taken_in_one_piece(self, count: int) -> None:
+        payloads = [bytes([number]) * 50 for number in range(count)]
+        run = self.codec().receive_run(packets_to(PEER, payloads))
+        assert run is not None
+        destination, data, packets = run
+        assert (destination, packets) == (PEER, count)
+        server = FramedCodec(v3.FRAMES, is_server=True)
+        assert data == server.encode_packets(CLIENT, payloads)
+        assert server.encode_relayed(parts_of_run(run)) == [data]
+
+    def test_a_payload_that_looks_like_a_header_stays_as_it_is(self) -> None:
+        header = packets_to(PEER, [bytes(50)])[:37]
+        payloads = [(header * 2)[:50], bytes(13) + header, header + bytes(13)]
+        run = self.codec().receive_run(packets_to(PEER, payloads))
+        assert run is not None
+        assert run[1] == FramedCodec(v3.FRAMES, is_server=True).encode_packets(CLIENT, payloads)
+
+    @pytest.mark.parametrize(
+        "stream",
+        [
+            b"",
+            HEADER.pack(4, 32 + 50),
+            FramedCodec(v3.FRAMES, is_server=False).encode(Ping(bytes(8))),
+        ],
+    )
+    def test_what_is_none_is_left(self, stream: bytes) -> None:
+        codec = self.codec()
+        assert codec.receive_run(stream) is None
+        assert codec.receive_run(packets_to(PEER, [bytes(50)])) is not None
+
+    @pytest.mark.parametrize(
+        "stream",
+        [
+            lambda: packets_to(PEER, [bytes(51)]),
+            lambda: packets_to(PEER, [bytes(50), bytes(49)]),
+            lambda: packets_to(PEER, [bytes(50)]) + packets_to(A, [bytes(50)]),
+            lambda: packets_to(PEER, [bytes(50)] * 2)[:-1],
+        ],
+    )
+    def test_other_packets_are_left(self, stream: Callable[[], bytes]) -> None:
+        assert self.codec().receive_run(stream()) is None
+
+    def test_the_rest_of_a_packet_is_no_run_however_it_looks(self) -> None:
+        codec = self.codec()
+        inner = packets_to(PEER, [bytes(50)])
+        whole = packets_to(PEER, [inner])
+        assert codec.receive_grouped(whole[:37], CLIENT) == []
+        assert codec.receive_run(whole[37:]) is None
+        (groups,) = codec.receive_grouped(whole[37:], CLIENT)
+        assert isinstance(groups, PacketGroups)
+        assert bytes(groups.groups[bytes(PEER)][1]) == inner
+
+    def test_there_are_none_behind_a_fault(self) -> None:
+        codec = self.codec()
+        codec.receive_grouped(HEADER.pack(99, 0), CLIENT)
+        assert codec.error is not None
+        assert codec.receive_run(packets_to(PEER, [bytes(50)])) is None
+
+    def test_a_frame_that_tailscale_skips_may_hold_what_looks_like_one(self) -> None:
+        codec = CurveCodec(is_server=True)
+        packet = HEADER.pack(4, 32 + 50) + PEER + bytes(50)
+        codec.receive_grouped(packet, CLIENT)
+        assert codec.receive_run(packet) is not None
+        codec.receive_grouped(HEADER.pack(0x77, len(packet)), CLIENT)
+        assert codec.receive_run(packet) is None
+        assert codec.receive_grouped(packet, CLIENT) == []
+        assert codec.receive_run(packet) is not None
+
+
+def packets_to(node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
+    return FramedCodec(v3.FRAMES, is_server=False).encode_packets(node_id, payloads)
 
 
 def test_one_frame_can_be_taken_before_others() -> None:

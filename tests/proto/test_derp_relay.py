@@ -20,6 +20,7 @@ from iroh_proto.derp.frames import (
     RecvPacket,
     pack_datagrams,
 )
+from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.relay import (
     PULL_SIZE,
     STRANGERS_LIMIT,
@@ -32,7 +33,7 @@ from iroh_proto.derp.send_queue import QUEUED_PACKET_BYTES_LIMIT, QUEUED_PACKETS
 from iroh_proto.derp.server_entry import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import NodeId, SecretKey
-from iroh_proto.machine import TcpCloseRequested
+from iroh_proto.machine import TcpCloseRequested, TcpPauseRequested
 from iroh_proto.testing.contract import Flood, Subject, contract_tests
 from iroh_proto.testing.strategies import chunkings
 from tests.proto.derp_crowd import (
@@ -61,6 +62,99 @@ SHORT = b"\x05\x00hello"
 
 def closed(world: World) -> list[int]:
     return [event.tcp_id for event in world.events if isinstance(event, TcpCloseRequested)]
+
+
+FRAMED_WAYS = ["v2", "v3", "tailscale"]
+
+
+class TestRuns:
+    """What is read from a client is mostly packets of one length for one destination."""
+
+    BURST = 3
+
+    @pytest.mark.parametrize("first", WAYS)
+    @pytest.mark.parametrize("second", WAYS)
+    def test_they_pass_between_all_generations(self, first: str, second: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(first, ALICE)
+        _, bob = world.connect(second, BOB)
+        sent: list[bytes] = []
+        for number in range(4):
+            datagrams = [bytes((number, index)) * 50 for index in range(self.BURST)]
+            payloads = [pack_datagrams([datagram])[0] for datagram in datagrams]
+            world.give(alice_id, b"".join(alice.packet_to(BOB.public, one) for one in payloads))
+            sent += datagrams
+        assert bob.datagrams() == [(ALICE.public, datagram) for datagram in sent]
+        assert world.server.stats.router.packets_routed == len(sent)
+
+    @pytest.mark.parametrize("way", FRAMED_WAYS)
+    def test_they_are_counted_as_others_are(self, way: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(way, ALICE)
+        world.connect(way, BOB)
+        packet = alice.packet_to(BOB.public, SHORT)
+        world.give(alice_id, packet)
+        once = world.server.stats.router
+        world.give(alice_id, packet * 2)
+        thrice = world.server.stats.router
+        assert thrice.packets_routed == 3 * once.packets_routed == 3
+        assert thrice.bytes_routed == 3 * once.bytes_routed > 0
+
+    @pytest.mark.parametrize("way", FRAMED_WAYS)
+    def test_to_oneself(self, way: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(way, ALICE)
+        for _ in range(3):
+            world.give(alice_id, alice.packet_to(ALICE.public, SHORT) * 2)
+        assert len(alice.frames) == 6
+        assert world.server.stats.connections.packets_returned == 6
+        assert world.server.stats.router.packets_routed == 0
+
+    @pytest.mark.parametrize("way", FRAMED_WAYS)
+    def test_to_somebody_who_left(self, way: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(way, ALICE)
+        bob_id, bob = world.connect(way, BOB)
+        world.give(alice_id, alice.packet_to(BOB.public, SHORT))
+        world.server.receive_tcp_eof(bob_id, now=world.now)
+        world.give(alice_id, alice.packet_to(BOB.public, SHORT) * 2)
+        assert len(bob.frames) == 1
+        assert world.server.stats.router.packets_without_route == 2
+
+    @pytest.mark.parametrize("way", FRAMED_WAYS)
+    def test_who_was_sent_one_is_told_that_the_sender_left(self, way: str) -> None:
+        world = World()
+        alice_id, alice = world.connect(way, ALICE)
+        _, bob = world.connect(way, BOB)
+        _, carol = world.connect(way, CAROL)
+        world.give(alice_id, alice.packet_to(BOB.public, SHORT))
+        world.give(alice_id, alice.packet_to(CAROL.public, SHORT))
+        world.server.receive_tcp_eof(alice_id, now=world.now)
+        world.flush()
+        assert len(bob.frames) == len(carol.frames) == 2
+        assert type(carol.frames[-1]) is type(bob.frames[-1])
+        assert "Gone" in type(carol.frames[-1]).__name__
+
+    def test_a_slow_reader_loses_those_that_there_is_no_room_for(self) -> None:
+        world = World()
+        alice_id, alice = world.connect("v3", ALICE)
+        world.connect("v3", BOB)
+        burst = alice.packet_to(BOB.public, SHORT) * 100
+        for _ in range(7):
+            world.server.receive_tcp_data(alice_id, burst, now=world.now)
+        dropped = 700 - QUEUED_PACKETS_LIMIT
+        assert world.server.stats.connections.packets_dropped == dropped
+
+    def test_a_sender_over_its_rate_is_paused_all_the_same(self) -> None:
+        limit = RateLimit(bytes_per_second=1_000, burst_bytes=1_000)
+        world = World(DerpServer(secret_key=SERVER_KEY, rng=random.Random(1), rate_limit=limit))
+        alice_id, alice = world.connect("v3", ALICE)
+        _, bob = world.connect("v3", BOB)
+        for _ in range(2):
+            world.give(alice_id, alice.packet_to(BOB.public, bytes(600)) * 2)
+            world.wait(0.0)
+        assert TcpPauseRequested(tcp_id=alice_id) in world.events
+        assert len(bob.packets()) == 4
 
 
 class TestRelaying:

@@ -64,6 +64,7 @@ LIBRARIES = {
     "cryptography": {"box", "openssh", "stun", "identity"},
     "h11": {"derp"},
     "wsproto": {"derp"},
+    "websockets": {"derp"},
     "blake3": {"derp"},
     "hypothesis": {"testing"},
     "dns": {"discovery"},
