@@ -126,11 +126,14 @@ class Reachability:
         self.ipv6_works = ipv6_works
         self.own = frozenset(own)
 
+    def has_socket(self, addr: UdpAddress) -> bool:
+        """Say whether there is a socket for the address."""
+        return self.ipv6_socket if addr.is_ipv6 else self.ipv4_socket
+
     def can_send(self, addr: UdpAddress) -> bool:
         """Say whether there is a socket for the address, whose family works."""
-        if not addr.is_ipv6:
-            return self.ipv4_socket
-        return self.ipv6_socket and (self.ipv6_works or _is_loopback(addr.ip))
+        works = not addr.is_ipv6 or self.ipv6_works or _is_loopback(addr.ip)
+        return works and self.has_socket(addr)
 
 
 def is_candidate(addr: UdpAddress) -> bool:

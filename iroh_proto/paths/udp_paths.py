@@ -79,7 +79,7 @@ class UdpPaths:
 
     def settle(self, now: float) -> None:
         """Let what is out of date go, and choose what follows."""
-        if self.best is not None and not self._is_usable(self.best.addr):
+        if self.best is not None and not self._may_stay(self.best, now):
             self.best = None
         if self.best is None:
             self._adopt_candidate(now)
@@ -209,6 +209,17 @@ class UdpPaths:
         """Let the addresses go that turn out to be this node's own."""
         for addr in self._reach.own.intersection(self.paths):
             del self.paths[addr]
+
+    def _may_stay(self, best: BestAddress, now: float) -> bool:
+        """Say whether the best address can still be sent to.
+
+        While it is proven only a missing socket speaks against it: that no IPv6 works is a guess
+        from a list of interfaces, which may have been made while one was down.
+        """
+        if self._is_usable(best.addr):
+            return True
+        is_proven = best.addr in self.paths and best.is_valid(now)
+        return is_proven and self._reach.has_socket(best.addr)
 
     def _is_usable(self, addr: UdpAddress) -> bool:
         return addr in self.paths and self._reach.can_send(addr)

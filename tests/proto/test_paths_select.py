@@ -220,8 +220,21 @@ def test_a_best_address_that_can_no_longer_be_sent_to_is_dropped() -> None:
     paths.take_pong(FIRST_V6, FIRST_V6, 0.1, 0.0)
     paths.settle(0.0)
     assert paths.is_proven(0.0)
-    reach.ipv6_works = False
+    reach.ipv6_socket = False
     paths.settle(0.0)
+    assert paths.best is None
+    assert paths.chosen is None
+
+
+def test_a_best_address_of_a_family_that_seems_not_to_work_stays_while_it_is_proven() -> None:
+    reach = make_reach()
+    paths = UdpPaths(reach=reach, rng=random.Random(1))
+    paths.add(FIRST_V6, 0.0)
+    paths.take_pong(FIRST_V6, FIRST_V6, 0.1, 0.0)
+    reach.ipv6_works = False
+    paths.settle(TRUST_TIME - 0.1)
+    assert paths.is_proven(TRUST_TIME - 0.1)
+    paths.settle(TRUST_TIME)
     assert paths.best is None
     assert paths.chosen is None
 

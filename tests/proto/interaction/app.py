@@ -17,6 +17,7 @@ from iroh_anyio.quic.events import (
 )
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_proto.address import NodeAddr, UdpAddress
+from iroh_proto.disco.pinger import CallMeMaybeReceived
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.testing.network import Host, Program
 from tests.proto.interaction.model import LABEL_SIZE, Call, End, Flow, Place, label_bytes
@@ -50,6 +51,7 @@ class App:
         self.flows: dict[tuple[Place, int], Flow] = {}
         self.heads: dict[tuple[Place, int], bytes] = {}
         self.heard: dict[int, float] = {}
+        self.called_at: dict[NodeId, float] = {}
         self.first_addr: NodeAddr | None = None
         self.program: Program[EndpointMachine] = host.run(
             self._make,
@@ -174,6 +176,8 @@ class App:
                 self._given_up(event.connection, event.stream_id, by_us=True)
             case QuicDatagramReceived():
                 self._datagram(event)
+            case CallMeMaybeReceived():
+                self.called_at[event.node_id] = self.now
             case _:
                 pass
 
