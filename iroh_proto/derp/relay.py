@@ -41,6 +41,7 @@ from iroh_proto.derp.relay_events import (
     DerpServerStats,
 )
 from iroh_proto.derp.relay_mesh import RelayMesh
+from iroh_proto.derp.relay_output import WRITE_TIMEOUT, RelayOutput
 from iroh_proto.derp.router import DerpRouter
 from iroh_proto.derp.server import DerpServerConnection
 from iroh_proto.derp.server_events import ClientAdmitted, ConnectionLost, KeyProven
@@ -58,10 +59,6 @@ STRANGERS_LIMIT = 1_024
 past the limit it is not the newcomer that goes but who has been here longest: or whoever opens so
 many and says nothing would shut all others out."""
 
-WRITE_TIMEOUT = 2.0
-"""Seconds after which some of what waits for a connection must have been fetched (upstream's for
-writing one frame). Else its reader has stopped reading, and it is closed."""
-
 DRAIN_TIMEOUT = 5.0
 """Seconds that clients have to leave a server that drains, unless told otherwise."""
 
@@ -70,10 +67,6 @@ TRY_FOR = 30.0
 """Seconds after which, and for which, clients of a server that drains are told to come back."""
 
 _DAY = 86_400.0
-
-PULL_SIZE = 64 * 1024
-"""Bytes to hand out for one connection at a time. With more, bytes would wait in the host, where
-no limit sees them; with less, there would be more writes."""
 
 
 class DerpServer:
@@ -145,13 +138,7 @@ class DerpServer:
         self._strangers: dict[int, None] = {}
         # Connections that the host was asked not to read from.
         self._paused: set[int] = set()
-        # Connections that are over, with bytes that the host has not fetched yet.
-        self._closing: dict[int, DerpServerConnection] = {}
-        # When some of the bytes that wait for a connection must have been fetched. All wait for
-        # the same time, so the oldest entry is the earliest.
-        self._unsent: dict[int, float] = {}
-        # Those of them of which something was fetched since then.
-        self._fetched: set[int] = set()
+        self._output = RelayOutput()
         self._timers: TimerTable[int] = TimerTable()
         self._events: deque[DerpServerEvent] = deque()
         self._stats = DerpServerStats()
@@ -203,7 +190,7 @@ class DerpServer:
         now = self._time.advance(now)
         if tcp_id < 0:
             raise LocalProtocolError("negative numbers are for connections that were asked for")
-        if tcp_id in self._connections or tcp_id in self._closing:
+        if tcp_id in self._connections or self._output.is_closing(tcp_id):
             raise LocalProtocolError(f"TCP connection {tcp_id} is there already")
         if not self._accepts or (heeds_limits and not self._may_accept(now)):
             self._stats.connections_refused += 1
@@ -242,8 +229,9 @@ class DerpServer:
             if target is None:
                 connection.take_run(run)
             else:
-                if self._connections[target].relay_run(run) and target not in self._unsent:
-                    self._unsent[target] = now + WRITE_TIMEOUT
+                unsent = self._output.unsent
+                if self._connections[target].relay_run(run) and target not in unsent:
+                    unsent[target] = now + WRITE_TIMEOUT
                 if not connection.has_news:
                     return
         if connection.node_id is not None and not connection.has_news:
@@ -329,28 +317,17 @@ class DerpServer:
 
     def tcp_to_send(self) -> list[int]:
         """Return the connections that have bytes to write. Changes nothing."""
-        return [*self._unsent, *self._mesh.tcp_to_send()]
+        return [*self._output.unsent, *self._mesh.tcp_to_send()]
 
     def tcp_data_to_send(self, tcp_id: int) -> bytes:
         """Return bytes to write on one connection and forget them; empty when there are none.
 
-        There may be more: about :data:`PULL_SIZE` are handed out at a time.
+        There may be more: about
+        :data:`~iroh_proto.derp.relay_output.PULL_SIZE` are handed out at a time.
         """
-        unsent = self._unsent
-        if tcp_id not in unsent:
-            return self._mesh.tcp_data_to_send(tcp_id) if tcp_id < 0 else b""
-        connection = self._connections.get(tcp_id)
-        if connection is None:
-            connection = self._closing[tcp_id]
-        queue = connection.queue
-        data = queue.pull(PULL_SIZE)
-        if queue.entries:
-            self._fetched.add(tcp_id)
-        elif self._fetched or self._closing:
-            self._forget_output(tcp_id)
-        else:
-            del unsent[tcp_id]
-        return data
+        if tcp_id in self._output.unsent:
+            return self._output.pull(tcp_id, self._connections.get(tcp_id))
+        return self._mesh.tcp_data_to_send(tcp_id) if tcp_id < 0 else b""
 
     def drain(
         self,
@@ -407,22 +384,19 @@ class DerpServer:
                 self._settle(tcp_id, connection, now)
         self._mesh.handle_timer(now=now)
         self._settle_mesh(now)
-        while self._unsent:
-            tcp_id, deadline = next(iter(self._unsent.items()))
-            if deadline > now:
-                break
-            self._check_progress(tcp_id, now)
+        for tcp_id in self._output.pop_stalled(now):
+            self._abandon_stalled(tcp_id, now)
         if self._drain_deadline is not None and self._drain_deadline <= now:
             self.close(now=now)
 
     def get_timer(self) -> float | None:
         """Return the earliest deadline, or ``None``. Changes nothing."""
-        deadline = earliest(self._timers.earliest(), self._drain_deadline, self._mesh.get_timer())
-        if self._unsent:
-            oldest = next(iter(self._unsent.values()))
-            if deadline is None or oldest < deadline:
-                return oldest
-        return deadline
+        return earliest(
+            self._timers.earliest(),
+            self._drain_deadline,
+            self._mesh.get_timer(),
+            self._output.deadline(),
+        )
 
     def next_event(self) -> DerpServerEvent | None:
         """Return the oldest queued event and forget it, or ``None``."""
@@ -452,7 +426,7 @@ class DerpServer:
         self._settle_mesh(now)
         if tcp_id not in self._connections:
             return  # it was another server, and asked for its own end
-        self._note_output(tcp_id, connection, now)
+        self._output.note(tcp_id, connection, now)
         if connection.is_paused is not (tcp_id in self._paused):
             self._pass_on_pause(tcp_id, connection)
         deadline = connection.get_timer()
@@ -528,11 +502,11 @@ class DerpServer:
     def _tell_standing(self, tcp_id: int, now: float, *, is_active: bool) -> None:
         connection = self._connections[tcp_id]
         connection.tell_standing(is_active=is_active, now=now)
-        self._note_output(tcp_id, connection, now)
+        self._output.note(tcp_id, connection, now)
 
     def _route(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
         packets, connection.received = connection.received, {}
-        connections, unsent, router = self._connections, self._unsent, self._router
+        connections, unsent, router = self._connections, self._output.unsent, self._router
         for target, parts in router.route(tcp_id, packets):
             if connections[target].relay(parts) and target not in unsent:
                 unsent[target] = now + WRITE_TIMEOUT
@@ -569,7 +543,7 @@ class DerpServer:
             for target, key in departure.told:
                 receiver = self._connections[target]
                 receiver.send_peer_gone(key, now=now)
-                self._note_output(target, receiver, now)
+                self._output.note(target, receiver, now)
             if departure.heir is not None:
                 self._tell_standing(departure.heir, now, is_active=True)
             self._events.append(
@@ -580,29 +554,11 @@ class DerpServer:
         self._mesh.forget(tcp_id)
         self._mesh.tell_watchers(now=now)
         self._settle_mesh(now)
-        if connection.has_data_to_send:
-            self._closing[tcp_id] = connection
-            self._note_output(tcp_id, connection, now)
+        self._output.note_end(tcp_id, connection, now)
 
-    def _note_output(self, tcp_id: int, connection: DerpServerConnection, now: float) -> None:
-        if tcp_id not in self._unsent and connection.has_data_to_send:
-            self._unsent[tcp_id] = now + WRITE_TIMEOUT
-
-    def _forget_output(self, tcp_id: int) -> None:
-        del self._unsent[tcp_id]
-        self._fetched.discard(tcp_id)
-        self._closing.pop(tcp_id, None)
-
-    def _check_progress(self, tcp_id: int, now: float) -> None:
-        """Close a connection of whose bytes nothing was fetched in time."""
-        if tcp_id in self._fetched:
-            self._fetched.remove(tcp_id)
-            del self._unsent[tcp_id]
-            self._unsent[tcp_id] = now + WRITE_TIMEOUT
-            return
+    def _abandon_stalled(self, tcp_id: int, now: float) -> None:
         connection = self._connections.get(tcp_id)
         if connection is not None:
             self._stats.write_timeouts += 1
             connection.abandon(f"nothing could be written for {WRITE_TIMEOUT} s", now=now)
             self._settle(tcp_id, connection, now)
-        self._forget_output(tcp_id)

@@ -21,13 +21,9 @@ from iroh_proto.derp.frames import (
     pack_datagrams,
 )
 from iroh_proto.derp.rate import RateLimit
-from iroh_proto.derp.relay import (
-    PULL_SIZE,
-    STRANGERS_LIMIT,
-    WRITE_TIMEOUT,
-    DerpServer,
-)
+from iroh_proto.derp.relay import STRANGERS_LIMIT, DerpServer
 from iroh_proto.derp.relay_events import ClientConnected, ClientDisconnected
+from iroh_proto.derp.relay_output import PULL_SIZE, WRITE_TIMEOUT
 from iroh_proto.derp.router import WAITING_LIMIT
 from iroh_proto.derp.send_queue import QUEUED_PACKET_BYTES_LIMIT, QUEUED_PACKETS_LIMIT
 from iroh_proto.derp.server_entry import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT

@@ -18,7 +18,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from iroh_proto.derp.frames import PeerGone, Ping, Pong, pack_datagrams
-from iroh_proto.derp.relay import WRITE_TIMEOUT
+from iroh_proto.derp.relay_output import WRITE_TIMEOUT
 from iroh_proto.derp.server_entry import HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT
 from iroh_proto.key import NodeId, SecretKey
 from tests.proto.derp_peer import WAYS, Peer
