@@ -7,15 +7,14 @@ Framed, on TCP or TLS behind the HTTP upgrade::
     body    length bytes
 
 Websocket: one binary message per frame, ``number (1) || body``, no length
-(:mod:`iroh_proto.derp.websocket`).
+(:mod:`iroh_proto.derp.message_codec`).
 
 Source: iroh v0.35.0 ``iroh-relay/src/protos/relay.rs``.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Literal, Protocol, TypeAlias
@@ -37,8 +36,7 @@ from iroh_proto.derp.frames import (
     SendPacket,
     node_id_of,
 )
-from iroh_proto.derp.segments import holds_segments, packed_parts
-from iroh_proto.derp.websocket import WebsocketMessages
+from iroh_proto.derp.segments import packed_parts
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, NodeId
 
@@ -49,7 +47,8 @@ RUN_LAYOUTS_LIMIT = 256
 """Ways of taking bursts apart that are kept at hand, each for one size and number of packets."""
 
 _UNREAD_KEYED_HEADER = Struct(">5s32s")
-_PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
+PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
+"""Most bytes in the body of a packet."""
 
 
 class FrameCodec(Protocol):
@@ -165,7 +164,7 @@ class FramedCodec:
                 while offset <= last_keyed:
                     number, length, key = unpack(whole, offset)
                     stop = offset + HEADER_SIZE + length
-                    if number != receives or not 32 <= length <= _PACKET_BODY_LIMIT or stop > end:
+                    if number != receives or not 32 <= length <= PACKET_BODY_LIMIT or stop > end:
                         break
                     append(packet(key_of(key), whole[offset + PAYLOAD_AT : stop]))
                     offset = stop
@@ -308,7 +307,7 @@ class FramedCodec:
             head, destination = unpack(whole, offset)
             if head != last_head:
                 number, length = HEADER.unpack(head)
-                if number != self._receives or not KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
+                if number != self._receives or not KEY_SIZE <= length <= PACKET_BODY_LIMIT:
                     break
                 last_head, size = head, HEADER_SIZE + length
                 header = KEYED_HEADER.pack(RELAYED_PACKET, length, source)
@@ -358,107 +357,3 @@ class FramedCodec:
 def _run_layout(size: int, count: int) -> Struct:
     """Return what takes so many packets of one size apart, each into its header and its payload."""
     return Struct(f"{PAYLOAD_AT}s{size - PAYLOAD_AT}s" * count)
-
-
-class WebsocketCodec:
-    """The :class:`FrameCodec` of the websocket form, after its HTTP upgrade.
-
-    :param mask_rng: where a client takes its masks from (RFC 6455 section 5.3); a server, which
-        does not mask, gives ``None``.
-    """
-
-    __slots__ = ("_messages", "_sends", "_table", "error")
-
-    def __init__(self, table: FrameTable, *, mask_rng: random.Random | None) -> None:
-        self._table = table
-        self._sends = table.number_of(SendPacket if mask_rng is not None else RecvPacket)
-        self._messages = WebsocketMessages(mask_rng=mask_rng, check=self._check_length)
-        self.error: DecodeError | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the peer began the closing handshake."""
-        return self._messages.is_closed
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is a fault, a reply, or an end."""
-        return self.error is not None or self._messages.has_news
-
-    def receive(self, data: bytes) -> list[Frame]:
-        """Return the frames that ``data`` completes, in order."""
-        frames: list[Frame] = []
-        try:
-            for message in self._take(data):
-                frames.append(self._table.decode_message(message))  # noqa: PERF401  # kept on error
-        except DecodeError as error:
-            self.error = error
-        return frames
-
-    def receive_one(self, data: bytes) -> Frame | None:
-        """Return the first frame that ``data`` completes; what follows waits for the next call."""
-        try:
-            for message in self._take(data):
-                return self._table.decode_message(message)
-        except DecodeError as error:
-            self.error = error
-        return None
-
-    def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
-        """Return the frames that ``data`` completes, with packets as groups, for a server."""
-        frames: list[Frame | PacketGroups] = []
-        groups: dict[bytes, PacketParts] = {}
-        packet = bytes((self._table.number_of(SendPacket),))
-        try:
-            for message in self._take(data):
-                length = len(message) - 1
-                if message[:1] == packet and KEY_SIZE <= length <= _PACKET_BODY_LIMIT:
-                    if not groups:
-                        frames.append(PacketGroups(groups))
-                    parts = groups.setdefault(message[1 : 1 + KEY_SIZE], [])
-                    parts.append(KEYED_HEADER.pack(RELAYED_PACKET, length, source))
-                    parts.append(message[1 + KEY_SIZE :])
-                    continue
-                frames.append(self._table.decode_message(message))
-                groups = {}
-        except DecodeError as error:
-            self.error = error
-        return frames
-
-    def encode(self, frame: Frame) -> bytes:
-        """Return the bytes of one frame.
-
-        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
-        """
-        return self._messages.build(self._table.encode_message(frame))
-
-    def encode_packets(self, node_id: bytes, payloads: Sequence[bytes]) -> bytes:
-        """Return the bytes of one packet per payload, none of them above ``PACKET_LIMIT``."""
-        start = bytes((self._sends,)) + node_id
-        return b"".join(self._messages.build(start + payload) for payload in payloads)
-
-    def encode_relayed(self, parts: PacketParts) -> list[bytes]:
-        """Return one piece per packet, which is a message without a length."""
-        if holds_segments(parts):
-            parts = packed_parts(parts)
-        number = bytes((self._sends,))
-        return [
-            self._messages.build(number, header[HEADER_SIZE:], payload)
-            for header, payload in zip(parts[::2], parts[1::2], strict=True)
-        ]
-
-    def replies(self) -> bytes:
-        """Return what the form itself answers (a websocket's pongs), and forget it."""
-        return self._messages.replies()
-
-    def goodbye(self) -> bytes:
-        """Return the frame that begins the closing handshake."""
-        return self._messages.goodbye()
-
-    def _take(self, data: bytes) -> Iterator[bytes]:
-        return iter(()) if self.error is not None else self._messages.receive(data)
-
-    def _check_length(self, number: int, length: int) -> None:
-        longest = self._table.longest(number)
-        if length > longest:
-            raise DecodeError(f"a message of more than {longest} bytes")

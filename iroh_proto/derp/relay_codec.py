@@ -19,6 +19,7 @@ from iroh_proto.derp.datagram_frames import (
     SendDatagramBatch,
 )
 from iroh_proto.derp.frames import Frame, FrameTable, PacketGroups, PacketParts, split_datagrams
+from iroh_proto.derp.message_codec import MessageCodec
 from iroh_proto.derp.segments import (
     BATCH_HEADER,
     ECN_MASK,
@@ -28,7 +29,6 @@ from iroh_proto.derp.segments import (
     batches,
     holds_segments,
 )
-from iroh_proto.derp.websocket import WebsocketMessages
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, NodeId
 from iroh_proto.wire import decode_quic_varint
@@ -54,47 +54,16 @@ _DATA_OF_BATCH = 1 + SHORTEST_BATCH
 _SEGMENT_SIZE_AT = _DATA_OF_BATCH - 2
 
 
-class RelayCodec:
+class RelayCodec(MessageCodec):
     """The :class:`~iroh_proto.derp.codec.FrameCodec` of these relays, after the HTTP upgrade.
 
     :param mask_rng: where a client takes its masks from; a server gives ``None``.
     """
 
-    __slots__ = ("_messages", "_table", "error")
+    __slots__ = ()
 
     def __init__(self, table: FrameTable, *, mask_rng: random.Random | None) -> None:
-        self._table = table
-        self._messages = WebsocketMessages(mask_rng=mask_rng, check=_check_length)
-        self.error: DecodeError | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the peer began the closing handshake."""
-        return self._messages.is_closed
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is a fault, a reply, or an end."""
-        return self.error is not None or self._messages.has_news
-
-    def receive(self, data: bytes) -> list[Frame]:
-        """Return the frames that ``data`` completes, in order."""
-        frames: list[Frame] = []
-        try:
-            for message in self._take(data):
-                frames.append(self._table.decode_message(message))  # noqa: PERF401  # kept on error
-        except DecodeError as error:
-            self.error = error
-        return frames
-
-    def receive_one(self, data: bytes) -> Frame | None:
-        """Return the first frame that ``data`` completes; what follows waits for the next call."""
-        try:
-            for message in self._take(data):
-                return self._table.decode_message(message)
-        except DecodeError as error:
-            self.error = error
-        return None
+        super().__init__(table, mask_rng=mask_rng, check=_check_length)
 
     def receive_grouped(self, data: bytes, source: bytes) -> list[Frame | PacketGroups]:
         """Return the frames that ``data`` completes, with datagrams as groups, for a server.
@@ -134,13 +103,6 @@ class RelayCodec:
             self.error = error
         return frames
 
-    def encode(self, frame: Frame) -> bytes:
-        """Return the bytes of one frame.
-
-        :raises LocalProtocolError: if the dialect has no such frame, or not as long as this.
-        """
-        return self._messages.build(self._table.encode_message(frame))
-
     def encode_packets(self, node_id: NodeId, payloads: Sequence[bytes]) -> bytes:
         """Return the frames with the datagrams that are packed in these payloads, for a client."""
         frames: list[bytes] = []
@@ -163,14 +125,6 @@ class RelayCodec:
             for header, payload in zip(parts[::2], parts[1::2], strict=True)
             for message in _unpacked(bytes(header[-KEY_SIZE:]), bytes(payload))
         ]
-
-    def replies(self) -> bytes:
-        """Return what the websocket itself answers, and forget it."""
-        return self._messages.replies()
-
-    def goodbye(self) -> bytes:
-        """Return the bytes that begin the closing handshake."""
-        return self._messages.goodbye()
 
     def _take(self, data: bytes) -> Iterator[bytes]:
         """Yield messages, their numbers in one byte."""

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from iroh_proto.box import SharedBox
-from iroh_proto.derp.codec import FramedCodec, WebsocketCodec
+from iroh_proto.derp.codec import FramedCodec
 from iroh_proto.derp.curve_codec import CurveCodec, CurveWebsocketCodec
 from iroh_proto.derp.dialects import DIALECTS, Dialect, v2, v3
 from iroh_proto.derp.frames import Frame, Health, KeepAlive, Ping, SendRate
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.message_codec import WebsocketCodec
 from iroh_proto.derp.relay_codec import RelayCodec
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey

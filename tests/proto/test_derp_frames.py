@@ -15,7 +15,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.events import Ping as WebsocketPing
 from wsproto.events import Pong as WebsocketPong
 
-from iroh_proto.derp.codec import FrameCodec, FramedCodec, WebsocketCodec
+from iroh_proto.derp.codec import FrameCodec, FramedCodec
 from iroh_proto.derp.curve_codec import CurveCodec
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
@@ -43,6 +43,7 @@ from iroh_proto.derp.frames import (
     parts_of_run,
     split_datagrams,
 )
+from iroh_proto.derp.message_codec import WebsocketCodec
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.testing.strategies import chunkings, derp_frames

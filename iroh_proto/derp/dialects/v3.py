@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from iroh_proto.derp.codec import Form, FrameCodec, FramedCodec, WebsocketCodec
+from iroh_proto.derp.codec import Form, FrameCodec, FramedCodec
 from iroh_proto.derp.frames import (
     FRAME_LIMIT,
     HANDSHAKE_FRAME_LIMIT,
@@ -41,6 +41,7 @@ from iroh_proto.derp.frames import (
     node_id_of,
 )
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.message_codec import WebsocketCodec
 from iroh_proto.derp.send_queue import NEWEST_DROPPED
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, SIGNATURE_SIZE, NodeId, SecretKey
