@@ -1,4 +1,4 @@
-"""Frames on a stream: the framed form and the websocket form.
+"""Frames on a stream, what is common to their forms, and the framed form.
 
 Framed, on TCP or TLS behind the HTTP upgrade::
 
