@@ -45,6 +45,7 @@ class App:
         self.alpns: tuple[bytes, ...] = (ALPN,)
         self.life = 0
         self.started_at = 0.0
+        self.woken_at = 0.0
         self.ends: dict[Place, tuple[Call, End]] = {}
         # Connections that others made, until their first bytes say which call it is.
         self.unknown: dict[Place, ConnectionEstablished] = {}

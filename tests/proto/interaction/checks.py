@@ -40,6 +40,9 @@ It finds out by silence (20 s) that its connection to the server is dead, and tr
 PROOF_TIME = PAYLOAD_TRUST_LIMIT + PING_TIMEOUT
 """Seconds that can lie between the ping that got there and the end of what it proved."""
 
+FAREWELL_LIMIT = 10.0
+"""Seconds for which a node that is awake may remember a connection that ended."""
+
 PACKETS_REMEMBERED = 5_000
 
 WAKE_UPS = 150.0, 3.0
@@ -136,9 +139,11 @@ def check_memory(world: World) -> None:
         assert {info.node_id for info in infos} <= names - {app.id}
         assert all(len(info.paths) <= PATHS_LIMIT for info in infos)
         for (life, number), (_, end) in app.ends.items():
-            if life != app.life or end.closed_at is None or world.now - end.closed_at < 10.0:
+            if life != app.life or end.closed_at is None:
                 continue
-            assert is_gone(app, number), f"{app.name} keeps a connection that ended"
+            awake_since = max(end.closed_at, app.woken_at)
+            if world.now - awake_since >= FAREWELL_LIMIT:
+                assert is_gone(app, number), f"{app.name} keeps a connection that ended"
 
 
 def is_gone(app: App, number: int) -> bool:

@@ -11,7 +11,7 @@ from iroh_proto.derp.relay import DerpServer
 from iroh_proto.key import SecretKey
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.clock import LimitReached
-from iroh_proto.testing.mishaps import Mishap
+from iroh_proto.testing.mishaps import Mishap, Wake
 from iroh_proto.testing.shapes import NetworkShape, expects_direct
 from tests.proto.interaction.app import App
 from tests.proto.interaction.checks import IDLE_TIMEOUT, Trail, check_close, check_memory
@@ -104,6 +104,8 @@ class World:
     def suffer(self, mishap: Mishap) -> None:
         mishap.apply(self.network)
         self.disturb()
+        if isinstance(mishap, Wake):
+            self.apps[mishap.host].woken_at = self.now
         remedy = mishap.remedy
         if remedy is not None:
             self.troubles[mishap] = remedy
