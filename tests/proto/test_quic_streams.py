@@ -453,6 +453,15 @@ def test_no_byte_is_lost_to_loss(seed: int, loss: float) -> None:
     assert received(pair.server, pour(pair, data)) == data
 
 
+def test_what_is_lost_in_bursts_uses_up_the_window_once() -> None:
+    options = EndpointOptions(stream_window=300_000, connection_window=300_000)
+    pair = QuicPair(client=options, server=options).establish()
+    pair.is_lost = lambda from_client, index: from_client and 30 <= index % 60 < 40
+    data = random.Random(10).randbytes(2_000_000)
+    assert received(pair.server, pour(pair, data)) == data
+    assert pair.client.connection._quic._remote_max_data_used == len(data)
+
+
 def test_a_long_stream_crosses_a_change_of_keys() -> None:
     pair = QuicPair().establish()
     data = random.Random(8).randbytes(400_000)
