@@ -244,9 +244,11 @@ def test_an_address_needs_no_resolver() -> None:
     network = make_network()
     near, _ = two(network)
     network.dns_is_up = False
-    for request_id, host in enumerate([SERVER_IP, "2001:db8::1", "far.example"]):
-        question = DnsRequested(request_id=request_id, host=host)
-        near.give(lambda talker, now, question=question: talker.events.append(question))
+    questions = [
+        DnsRequested(request_id=request_id, host=host)
+        for request_id, host in enumerate([SERVER_IP, "2001:db8::1", "far.example"])
+    ]
+    near.give(lambda talker, now: talker.events.extend(questions))
     network.run_for(10)
     answers = [answer for _, answer in told(near, "dns")]
     assert answers == [(0, [SERVER_IP]), (1, ["2001:db8::1"]), (2, [])]
