@@ -619,7 +619,8 @@ class TestServing:
         alice_id, _ = site.connect("v3", ALICE)
         tcp_id, member = site.connect("v2", server_key("two"), mesh_key=MESH_KEY)
         site.connect("v3", BOB)
-        requests = [WatchConns(), ClosePeer(ALICE.public), ClosePeer(server_key("two").public)]
+        site.give(tcp_id, member.codec.encode(WatchConns()))
+        requests = [ClosePeer(ALICE.public), ClosePeer(server_key("two").public)]
         site.give(tcp_id, b"".join(map(member.codec.encode, requests)))
         assert site.server.clients == [BOB.public]
         left = [event for event in site.events if isinstance(event, ClientDisconnected)]
