@@ -139,6 +139,23 @@ def test_a_connection_stalls_while_its_link_is_down_and_goes_on() -> None:
     assert tcp.got(tcp.server) == b"patience"
 
 
+@pytest.mark.parametrize(("outage", "arrives"), [(5.0, True), (70.0, False)])
+def test_bytes_that_meet_a_link_that_failed_go_on_if_it_is_back_in_time(
+    outage: float, arrives: bool
+) -> None:
+    tcp = Tcp()
+    tcp.client.host.link.bandwidth = 1e6
+    tcp.write(tcp.client, 1, b"under way")
+    tcp.network.run_for(0.001)
+    tcp.server.host.link.is_up = False
+    tcp.network.run_for(outage)
+    assert tcp.got(tcp.server) == b""
+    tcp.server.host.link.is_up = True
+    tcp.network.run_for(10)
+    assert tcp.got(tcp.server) == (b"under way" if arrives else b"")
+    assert len(told(tcp.client, "eof")) == (not arrives)
+
+
 @pytest.mark.parametrize("bandwidth", [None, 1e6])
 def test_a_connection_that_moves_nothing_for_long_is_lost(bandwidth: float | None) -> None:
     tcp = Tcp()
