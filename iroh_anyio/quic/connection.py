@@ -278,7 +278,7 @@ class NodeConnection:
             timer = self._quic.get_timer()
         except Exception as error:  # noqa: BLE001  # see receive
             self._fail(error)
-            datagrams, timer = [], None
+            datagrams, timer = [], now  # once more: to tell the peer, or to give up
         self._collect(now)
         if self._streams is not None and self.reason is None:
             self._streams.on_progress()

@@ -55,9 +55,6 @@ class Challenges:
         self._waiting: dict[int, Challenge] = {}
         self._last_id = 0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     @property
     def deadline(self) -> float | None:
         """When the first of them is to be given up, or ``None``."""

@@ -21,7 +21,13 @@ from iroh_proto.derp.curve_frames import (
     CurvePeerGone,
     CurvePeerPresent,
 )
-from iroh_proto.derp.dialects.v2 import FORWARD_LIMIT, ClosePeer, ForwardPacket, PeerPresent
+from iroh_proto.derp.dialects.v2 import (
+    FORWARD_LIMIT,
+    KEEP_ALIVE_INTERVAL,
+    ClosePeer,
+    ForwardPacket,
+    PeerPresent,
+)
 from iroh_proto.derp.events import ConnectionLost
 from iroh_proto.derp.frames import Frame, PeerGone, Ping, WatchConns, pack_datagrams
 from iroh_proto.derp.mesh import (
@@ -278,6 +284,18 @@ class TestCrossing:
         forwarded = [site.server.stats.router.packets_forwarded for site in world.sites.values()]
         lost = [site.server.stats.router.packets_without_route for site in world.sites.values()]
         assert (sum(forwarded), sum(lost)) == (1, 1)
+
+    @pytest.mark.parametrize("way", ["v3", "tailscale"])
+    def test_packets_for_nobody_in_the_mesh_go_nowhere(self, way: str) -> None:
+        world = MeshWorld()
+        alice_id, _ = world.connect("one", way, ALICE)
+        _, bob = world.connect("two", "v3", BOB)
+        world.send("one", alice_id, CAROL, b"x")
+        assert world["one"].server.stats.router.packets_without_route == 1
+        for site in world.sites.values():
+            assert site.server.stats.router.packets_forwarded == 0
+            assert site.server.stats.mesh.packets_unsent == 0
+        assert bob.frames == []
 
     def test_three_servers_are_enough_for_three_clients(self) -> None:
         world = MeshWorld(HOSTS)
@@ -596,6 +614,38 @@ class TestServing:
         site.give(tcp_id, member.codec.encode(ClosePeer(server_key("two").public)))
         assert site.server.clients == []
 
+    def test_a_member_may_ask_for_the_end_of_another_and_its_own_at_once(self) -> None:
+        site = Site("one", [], MESH_KEY)
+        alice_id, _ = site.connect("v3", ALICE)
+        tcp_id, member = site.connect("v2", server_key("two"), mesh_key=MESH_KEY)
+        site.connect("v3", BOB)
+        site.give(tcp_id, member.codec.encode(WatchConns()))
+        requests = [ClosePeer(ALICE.public), ClosePeer(server_key("two").public)]
+        site.give(tcp_id, b"".join(map(member.codec.encode, requests)))
+        assert site.server.clients == [BOB.public]
+        left = [event for event in site.events if isinstance(event, ClientDisconnected)]
+        assert sorted(event.tcp_id for event in left) == [alice_id, tcp_id]
+        assert [event.error for event in left] == [None, None]
+
+    def test_a_member_that_is_let_go_as_a_client_is_lost_is_not_asked_for_its_own_deadline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site = Site("one", [], MESH_KEY)
+        alice_id, _ = site.connect("v3", ALICE)
+        tcp_id, member = site.connect("v2", server_key("two"), mesh_key=MESH_KEY)
+        site.give(tcp_id, member.codec.encode(WatchConns()))
+        site.wait(20.0)  # Alice was pinged, and will not answer
+        monkeypatch.setattr("iroh_proto.derp.server.QUEUED_PRESENCE_BYTES_LIMIT", 1)
+        site.wait_silently(2 * KEEP_ALIVE_INTERVAL)  # the deadlines of both pass at once
+        site.drain_events()
+        left = [event for event in site.events if isinstance(event, ClientDisconnected)]
+        assert {event.tcp_id: str(event.error) for event in left} == {
+            alice_id: "no pong in time",
+            tcp_id: "a member of the mesh reads too slowly",
+        }
+        assert site.server.clients == []
+        assert site.server.get_timer() is None
+
     def test_a_member_that_does_not_read_what_it_must_is_let_go(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -653,6 +703,18 @@ class TestRegion:
             router.add_remote(0, sender)
             router.route_forwarded(sender, BOB.public, [b"\x05" + bytes(36), b"\x01\x00x"])
         assert router.remove_link(0) == [(1, sender) for sender in senders[1:]]
+
+    def test_who_is_sent_to_again_from_elsewhere_costs_nobody_the_news_of_the_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("iroh_proto.derp.router.DESTINATIONS_LIMIT", 2)
+        router = DerpRouter()
+        router.connect(1, ALICE.public)
+        router.connect(2, BOB.public)
+        router.add_remote(0, CAROL.public)
+        for receiver in (ALICE, BOB, BOB):
+            router.route_forwarded(CAROL.public, receiver.public, [b"header", b"\x01\x00x"])
+        assert router.remove_link(0) == [(1, CAROL.public), (2, CAROL.public)]
 
 
 class Beyond:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto import events as ws
+from wsproto.connection import Connection, ConnectionType
 
 from iroh_proto.derp.datagram_frames import SendDatagram, SendDatagramBatch
 from iroh_proto.derp.dialects import v2, v3
@@ -419,6 +421,29 @@ class TestGenerations:
         peer.receive(connection.data_to_send())
         assert peer.codec.is_closed
 
+    @pytest.mark.parametrize("way", RELAY_WAYS)
+    def test_a_websocket_that_is_closed_before_the_proof_is_no_fault(self, way: str) -> None:
+        connection, peer = started(), Peer(way, ALICE)
+        connection.receive_data(peer.request, now=0.0)
+        peer.receive(connection.data_to_send())
+        connection.receive_data(peer.codec.goodbye(), now=1.0)
+        assert events(connection) == [ConnectionLost(error=None)]
+        assert connection.stats.faults == 0
+        peer.receive(connection.data_to_send())
+        assert peer.codec.is_closed
+        assert connection.get_timer() is None
+
+    @pytest.mark.parametrize("way", ["v3 websocket", *RELAY_WAYS])
+    def test_a_ping_of_the_websocket_itself_is_answered(self, way: str) -> None:
+        connection, peer = admitted(way)
+        websocket = Connection(ConnectionType.CLIENT)
+        connection.receive_data(websocket.send(ws.Ping(payload=b"there?")), now=1.0)
+        websocket.receive_data(connection.data_to_send())
+        assert list(websocket.events()) == [ws.Pong(payload=b"there?")]
+        assert events(connection) == []
+        connection.receive_data(peer.packet_to(BOB.public, pack_datagrams([b"x"])[0]), now=2.0)
+        assert list(connection.received_packets()) == [BOB.public]
+
 
 class TestTime:
     def test_a_request_has_to_come_in_time(self) -> None:
@@ -441,6 +466,16 @@ class TestTime:
         (lost,) = events(connection)
         assert isinstance(lost, ConnectionLost)
         assert "proof" in str(lost.error)
+
+    def test_a_client_that_is_listened_for_is_not_taken_for_an_old_one_early(self) -> None:
+        connection, peer = started(), Peer("v3 on the old path", ALICE)
+        connection.receive_data(peer.request, now=0.0)
+        connection.data_to_send()
+        connection.handle_timer(now=LISTEN_TIMEOUT - 0.01)
+        assert connection.get_timer() == LISTEN_TIMEOUT
+        assert connection.data_to_send() == b""
+        connection.receive_data(peer.begin(), now=LISTEN_TIMEOUT - 0.01)
+        assert events(connection) == [ClientAdmitted(node_id=ALICE.public, dialect="v3")]
 
     def test_pings_come_after_silence_and_want_their_own_pong(self) -> None:
         connection, peer = admitted("v3")

@@ -24,6 +24,7 @@ from iroh_anyio.quic.events import (
 from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
 from iroh_anyio.quic.switchboard import SECOND_OPINION_TIME
 from iroh_proto.address import Address, NodeAddr, UdpAddress
+from iroh_proto.derp.node_names import looks_like_disco
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from tests.proto.endpoint_world import ALPN, URL, EndpointWorld, Node
@@ -391,6 +392,80 @@ def test_connections_that_are_over_are_forgotten() -> None:
         assert (len(board), board._routes, board._by_node, board._dials) == (0, {}, {}, {})
         with pytest.raises(LocalProtocolError, match="gone"):
             node.machine.connection_info(0)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 1000])
+@pytest.mark.parametrize("is_due", [True, False])
+def test_a_connection_that_fails_as_it_writes_is_forgotten(failures: int, is_due: bool) -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    world.network.run_for(1.0)
+    (conn,) = alice.machine._board._connections.values()
+    write, left = conn._quic.datagrams_to_send, [None] * failures
+
+    def fail(now: float) -> list[tuple[bytes, object]]:
+        if left:
+            left.pop()
+            raise RuntimeError("a defect")
+        return write(now)
+
+    setattr(conn._quic, "datagrams_to_send", fail)  # noqa: B010  # as a defect would
+    bob.host.cut_power()  # so that no packet of his has it written again
+    if not is_due:
+        alice.send_datagram(number, b"x")
+    assert "a defect" in world.ended(alice, number, limit=60.0).text
+    world.network.run_for(10.0)
+    board = alice.machine._board
+    assert (len(board), board._routes, board._by_node) == (0, {}, {})
+
+
+def hand_over_at_once(receiver: Node, sender: Node, *outputs: list[bytes]) -> None:
+    batch = [data for output in outputs for data in output]
+    receiver.machine.receive_datagrams(batch, sender.udp, now=receiver.now)
+
+
+def quic_of(node: Node) -> list[bytes]:
+    sent = (data for transmit in node.machine.datagrams_to_send() for data in transmit.datagrams)
+    return [data for data in sent if not looks_like_disco(data)]
+
+
+def test_a_dial_that_is_closed_as_it_completes_is_over_and_not_tried_again() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    addr = NodeAddr(bob.id, derp_url=None, direct_addresses=[bob.udp, NOBODY])
+    number = alice.machine.connect(addr, alpn=ALPN, now=alice.now)
+    hand_over_at_once(bob, alice, quic_of(alice))
+    answer = quic_of(bob)
+    bob.machine.close(now=bob.now)
+    hand_over_at_once(alice, bob, answer, quic_of(bob))
+    alice.program.flush()
+    assert [event.connection for event in alice.established()] == [number]
+    assert [event.connection for event in alice.seen(ConnectionClosed)] == [number]
+    world.network.run_for(30.0)
+    assert alice.machine.stats.quic_failures == 0
+    board = alice.machine._board
+    assert (len(board), board._routes, board._by_node, board._dials) == (0, {}, {}, {})
+
+
+def test_a_connection_that_is_closed_as_it_completes_leaves_those_before_it() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    first = world.connect(alice, bob.addr())
+    world.network.run_for(1.0)
+    second = alice.machine.connect(bob.addr(), alpn=ALPN, now=alice.now)
+    hand_over_at_once(bob, alice, quic_of(alice))
+    hand_over_at_once(alice, bob, quic_of(bob))
+    last = quic_of(alice)
+    alice.machine.close_connection(second, 4, "bye", now=alice.now)
+    hand_over_at_once(bob, alice, last, quic_of(alice))
+    bob.program.flush()
+    assert [event.connection for event in bob.seen(ConnectionClosed)] == [1]
+    world.network.run_for(30.0)
+    assert bob.reason(0) is None
+    alice.send_datagram(first, b"still here")
+    world.network.run_for(1.0)
+    assert [event.data for event in bob.seen(QuicDatagramReceived)] == [b"still here"]
 
 
 # Bytes from anybody

@@ -84,6 +84,33 @@ def test_one_way_is_enough_and_none_keeps_the_time() -> None:
     assert json.loads(merge([OF_ALICE, strange])[-1])["time"] == 7.0
 
 
+def test_what_nobody_opened_sets_no_clock() -> None:
+    sealed = {"time": 0.5, "at": f"{A}/paths", "kind": "DatagramsSent", "destination": BOB_IP}
+    ours = [*OF_ALICE, json.dumps({**sealed, "datagrams": ["00ff"], "labels": ["disco"]})]
+    theirs = [*OF_BOB, json.dumps({**sealed, "at": f"{B}/paths", "datagrams": ["00ff"]})]
+    times = [json.loads(line)["time"] for line in merge([ours, theirs])[1:]]
+    usual = [json.loads(line)["time"] for line in merge([OF_ALICE, OF_BOB])[1:]]
+    assert len(times) == len(usual) + 2
+    assert set(usual) < set(times)
+
+
+def test_what_an_endpoint_and_its_magicsock_say_alike_is_said_once() -> None:
+    path = {"time": 1.0, "kind": "PathChanged", "path": {"kind": "direct", "addr": BOB_IP}}
+    lines = timeline(A, [{**path, "at": f"{A}/endpoint"}, {**path, "at": f"{A}/endpoint"}])
+    assert draw_sequence(lines).count(f">direct {BOB_IP}<") == 1
+    later = timeline(A, [{**path, "at": f"{A}/endpoint", "time": time} for time in (1.0, 2.0)])
+    assert draw_sequence(later).count(f">direct {BOB_IP}<") == 2
+
+
+def test_a_message_that_is_none_is_drawn_as_what_its_label_says() -> None:
+    lines = timeline(A, [sent(1.0, A, BOB_IP, message(1, PING))])
+    head, entry = (json.loads(line) for line in lines)
+    entry["datagrams"][0]["message"] = "07"
+    picture = draw_sequence([json.dumps(head), json.dumps(entry)])
+    assert "ping 0000" in picture
+    assert "no answer" not in picture  # there is no telling which answer would be its own
+
+
 def test_one_end_alone_shows_what_is_known_of_the_other() -> None:
     picture = draw_sequence(OF_ALICE, end=10.0)
     assert f">{A}<" in picture

@@ -169,6 +169,18 @@ def test_who_sleeps_is_not_told_and_does_not_restart() -> None:
     assert [life.changes for life in lives] == [1]
 
 
+def test_what_runs_no_more_or_does_not_care_is_not_told_of_a_change() -> None:
+    network = built()
+    lives = run(network, "alice")
+    host = network.hosts["alice"]
+    host.run(lambda rng: StunServer(), udp=[UdpAddress("0.0.0.0", 0)])
+    AddressChange("alice").apply(network)
+    assert [life.changes for life in lives] == [1]
+    host.programs[0].stop()
+    AddressChange("alice").apply(network)
+    assert [life.changes for life in lives] == [1]
+
+
 def test_a_portal_can_close_again() -> None:
     network = built()
     for _ in range(2):

@@ -171,6 +171,9 @@ def test_power_comes_back_to_a_host_awake() -> None:
     near.host.boot()
     say(near, SERVER, b"up")
     assert near.host.is_awake
+    machine = near.machine
+    near.host.boot()
+    assert near.machine is machine, "it was up"
 
 
 # Moves
@@ -235,6 +238,31 @@ def test_names_cannot_be_looked_up_without_a_way_to_a_resolver() -> None:
     near.give(lambda talker, now: talker.events.append(question))
     network.run_for(10)
     assert told(near, "dns") == [(5.0, (1, []))]
+
+
+def test_an_address_needs_no_resolver() -> None:
+    network = make_network()
+    near, _ = two(network)
+    network.dns_is_up = False
+    questions = [
+        DnsRequested(request_id=request_id, host=host)
+        for request_id, host in enumerate([SERVER_IP, "2001:db8::1", "far.example"])
+    ]
+    near.give(lambda talker, now: talker.events.extend(questions))
+    network.run_for(10)
+    answers = [answer for _, answer in told(near, "dns")]
+    assert answers == [(0, [SERVER_IP]), (1, ["2001:db8::1"]), (2, [])]
+
+
+def test_a_sleeper_notices_nothing_of_its_cables() -> None:
+    network = make_network()
+    near, _ = two(network)
+    near.host.sleep()
+    near.host.set_links(is_up=False)
+    near.host.set_links(is_up=True)
+    near.host.wake()
+    assert told(near, "changed") == []
+    assert len(told(near, "resumed")) == 1
 
 
 # Restarts and partitions

@@ -113,6 +113,21 @@ def test_bytes_that_are_lost_come_later_but_in_order() -> None:
     assert tcp.chunks(tcp.server)[-1][0] - 1 > 0.5 + 0.03
 
 
+def test_one_that_hangs_up_at_the_first_bytes_gets_none_that_overtook_them() -> None:
+    tcp = Tcp()
+    (end,) = tcp.server._tcp.values()
+    end.take(1, b"second")
+    assert tcp.got(tcp.server) == b""
+    tcp.server.on_event = lambda event: hang_up_at_data(tcp, event)
+    end.take(0, b"first")
+    assert tcp.got(tcp.server) == b"first"
+
+
+def hang_up_at_data(tcp: Tcp, event: object) -> None:
+    if isinstance(event, tuple) and event[0] == "data":
+        tcp.server.give(lambda talker, now: talker.hang_up(0))
+
+
 def test_a_connection_stalls_while_its_link_is_down_and_goes_on() -> None:
     tcp = Tcp()
     tcp.router.link.is_up = False
@@ -124,8 +139,27 @@ def test_a_connection_stalls_while_its_link_is_down_and_goes_on() -> None:
     assert tcp.got(tcp.server) == b"patience"
 
 
-def test_a_connection_that_moves_nothing_for_long_is_lost() -> None:
+@pytest.mark.parametrize(("outage", "arrives"), [(5.0, True), (70.0, False)])
+def test_bytes_that_meet_a_link_that_failed_go_on_if_it_is_back_in_time(
+    outage: float, arrives: bool
+) -> None:
     tcp = Tcp()
+    tcp.client.host.link.bandwidth = 1e6
+    tcp.write(tcp.client, 1, b"under way")
+    tcp.network.run_for(0.001)
+    tcp.server.host.link.is_up = False
+    tcp.network.run_for(outage)
+    assert tcp.got(tcp.server) == b""
+    tcp.server.host.link.is_up = True
+    tcp.network.run_for(10)
+    assert tcp.got(tcp.server) == (b"under way" if arrives else b"")
+    assert len(told(tcp.client, "eof")) == (not arrives)
+
+
+@pytest.mark.parametrize("bandwidth", [None, 1e6])
+def test_a_connection_that_moves_nothing_for_long_is_lost(bandwidth: float | None) -> None:
+    tcp = Tcp()
+    tcp.client.host.link.bandwidth = bandwidth
     tcp.network.block_tcp(tcp.client.host, tcp.server.host)
     tcp.write(tcp.client, 1, b"hello?")
     tcp.network.run_for(70)
@@ -188,8 +222,10 @@ def test_nobody_connects_from_outside_to_a_nat() -> None:
     assert told(tcp.server, "complete") == [(127.0, (1, "connection timed out"))]
 
 
-def test_blocked_tcp_goes_on_when_unblocked() -> None:
+@pytest.mark.parametrize("bandwidth", [None, 1e6])
+def test_blocked_tcp_goes_on_when_unblocked(bandwidth: float | None) -> None:
     tcp = Tcp()
+    tcp.client.host.link.bandwidth = bandwidth
     tcp.network.block_tcp(tcp.client.host)
     tcp.write(tcp.client, 1, b"knock")
     tcp.network.run_for(5)

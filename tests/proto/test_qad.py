@@ -392,3 +392,15 @@ def test_a_client_drops_what_is_from_nobody_it_asked() -> None:
     assert client.next_event() is None
     assert client.datagrams_to_send() == []
     assert client.stats.strangers == 1
+
+
+def test_deadlines_are_never_nearer_than_a_host_can_sleep() -> None:
+    client = QadClient()
+    client.ask(1, SERVER, server_name=NAME, now=0.0)
+    deadline = client.get_timer()
+    assert deadline is not None
+    now = deadline - 0.0001
+    client.receive_datagrams([b"noise"], SERVER, now=now)
+    later = client.get_timer()
+    assert later is not None
+    assert later >= now + 0.001

@@ -563,6 +563,19 @@ def test_bytes_in_flight_survive_a_new_measurement() -> None:
     assert connection.stats.bytes_in_flight == 0
 
 
+def test_of_a_path_that_was_never_measured_the_congestion_window_alone_bounds_a_burst() -> None:
+    pair = QuicPair(client=QUIET, server=QUIET).establish()
+    connection = pair.client.connection
+    connection.note_path_change(pair.now, restart=True)
+    window = connection.stats.congestion_window
+    connection.streams.send(connection.streams.open(bidirectional=False), bytes(100_000), end=True)
+    burst = connection.flush(pair.now)  # and lost
+    size = max(map(len, burst))
+    assert window - size < sum(map(len, burst)) <= window
+    pair.run_for(5.0)
+    assert sum(len(event.data) for event in pair.server.seen(StreamDataReceived)) == 100_000
+
+
 def test_after_an_outage_a_change_of_path_brings_data_at_once() -> None:
     pair = QuicPair(client=QUIET, server=QUIET).establish()
     streams = pair.client.connection.streams

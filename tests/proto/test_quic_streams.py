@@ -453,6 +453,21 @@ def test_no_byte_is_lost_to_loss(seed: int, loss: float) -> None:
     assert received(pair.server, pour(pair, data)) == data
 
 
+def test_a_stream_given_up_as_lost_bytes_are_sent_again_has_the_size_it_had_reached() -> None:
+    options = EndpointOptions(stream_window=1_000_000, connection_window=10_000_000)
+    pair = QuicPair(client=options, server=options).establish()
+    pair.is_lost = lambda from_client, index: from_client and 30 <= index % 60 < 40
+    client = streams_of(pair.client)
+    for step in range(30):
+        stream_id = client.open(bidirectional=False)
+        client.send(stream_id, bytes(client.room(stream_id)), end=False)
+        pair.run_for(0.02 + 0.002 * step)  # in the midst of it
+        client.reset(stream_id, 42)
+        pair.run_for(1.0)
+        assert pair.server.connection.reason is None
+        assert pair.server.seen(StreamReset)[-1].stream_id == stream_id
+
+
 def test_a_long_stream_crosses_a_change_of_keys() -> None:
     pair = QuicPair().establish()
     data = random.Random(8).randbytes(400_000)

@@ -12,7 +12,7 @@ import pytest
 from aioquic import tls
 from aioquic._buffer import Buffer
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from iroh_anyio.quic.aioquic_private.context import pull_alpn, push_alpn
 from iroh_anyio.quic.events import CloseReason, ConnectionEstablished
@@ -42,6 +42,7 @@ from tests.proto.quic_pair import (
     UNIX_TIME,
     QuicPair,
 )
+from tests.proto.test_identity_certificate import NODE, make_certificate
 
 KINDS: list[IdentityKind] = ["raw", "x509"]
 
@@ -287,16 +288,35 @@ def test_a_signature_must_fit_the_key_in_its_scheme() -> None:
     assert context.identity_failed
 
 
-def test_a_certificate_of_a_p256_key_takes_no_other_curves_scheme() -> None:
-    rng = random.Random(4)
-    key = make_certificate_key(rng)
+def context_of_a_server() -> NodeContext:
     context = NodeContext.__new__(NodeContext)
     context._is_client = False
     context.kind = "x509"
     context._expected = None
-    context._unix_time = 1.7e9
+    context._unix_time = UNIX_TIME
     context.identity_failed = False
     context.identity = QuicPair().server.factory._identity
+    return context
+
+
+def test_a_certificate_of_an_ed25519_key_takes_signatures_of_that_key_only() -> None:
+    key, other = (ed25519.Ed25519PrivateKey.from_private_bytes(bytes([i]) * 32) for i in (5, 6))
+    context = context_of_a_server()
+    context.take_peer_certificates([make_certificate(key)])
+    assert context.peer_id == NODE.public
+    context.check_signature(0x0807, key.sign(b"signed"), b"signed")
+    assert not context.identity_failed
+    with pytest.raises(tls.Alert):
+        context.check_signature(0x0807, other.sign(b"signed"), b"signed")
+    with pytest.raises(tls.Alert):  # the node's own key is another one than its certificate's
+        context.check_signature(0x0807, NODE.sign(b"signed"), b"signed")
+    assert context.identity_failed
+
+
+def test_a_certificate_of_a_p256_key_takes_no_other_curves_scheme() -> None:
+    rng = random.Random(4)
+    key = make_certificate_key(rng)
+    context = context_of_a_server()
     context.take_peer_certificates([build_certificate(OTHER_KEY, certificate_key=key, serial=5)])
     assert context.peer_id == OTHER_KEY.public
     signature = key.sign(b"signed", ec.ECDSA(hashes.SHA256()))

@@ -134,6 +134,13 @@ def claim_a_refusal(entry: dict[str, Any]) -> bool:
     return False
 
 
+def rename_connection(entry: dict[str, Any]) -> bool:
+    if entry["kind"] == "TcpDataReceived" and entry["at"] == "first/magicsock":
+        entry["tcp_id"] += 77
+        return True
+    return False
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -144,6 +151,7 @@ def claim_a_refusal(entry: dict[str, Any]) -> bool:
         move_path,
         delay_timer,
         claim_a_refusal,
+        rename_connection,
     ],
 )
 def test_whatever_differs_is_found_where_it_is(change: Callable[[dict[str, Any]], bool]) -> None:
@@ -194,18 +202,19 @@ def test_another_rule_of_paths_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert difference.program.endswith("/magicsock")
 
 
-def test_another_source_of_chance_is_found() -> None:
+@pytest.mark.parametrize(("kind", "drawn"), [(list, "bits"), (float, "a number from 0 to 1")])
+def test_another_source_of_chance_is_found(kind: type, drawn: str) -> None:
     def draw_otherwise(entry: dict[str, Any]) -> bool:
-        for draw in entry.get("drawn", ()):
-            if isinstance(draw, list):
-                draw[0] += 8
+        for place, draw in enumerate(entry.get("drawn", ())):
+            if isinstance(draw, kind):
+                entry["drawn"][place] = [7, "00"]  # never drawn are as few bits as these
                 return True
         return False
 
     _, lines = changed(draw_otherwise)
     difference = replay(lines).difference
     assert difference is not None
-    assert "bits" in difference.repeated
+    assert drawn in difference.repeated
 
 
 def test_a_program_without_a_recipe_is_left_out() -> None:

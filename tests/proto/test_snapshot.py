@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Plain:
         (Plain(OrderedDict(a=1, b=2)), Plain(OrderedDict(b=2, a=1))),
         (Plain(ValueError("a")), Plain(ValueError("b"))),
         (Plain(random.Random(1)), Plain(random.Random(2))),
+        (Plain(itertools.count(1)), Plain(itertools.count(2))),
     ],
 )
 def test_a_change_anywhere_is_seen(before: object, after: object) -> None:
@@ -59,6 +61,13 @@ def test_a_private_slot_is_seen() -> None:
     before = snapshot(slotted)
     slotted.hide(2)
     assert snapshot(slotted) != before
+
+
+def test_a_slot_that_is_empty_is_told_from_one_that_holds_nothing() -> None:
+    slotted = Slotted(None)
+    filled = snapshot(slotted)
+    del slotted.inner
+    assert snapshot(slotted) != filled
 
 
 def test_a_draw_of_chance_is_a_change_and_the_time_is_not() -> None:
