@@ -104,7 +104,7 @@ class World:
     def suffer(self, mishap: Mishap) -> None:
         mishap.apply(self.network)
         self.disturb()
-        if isinstance(mishap, Wake):
+        if isinstance(mishap, Wake) and mishap.host in self.apps:
             self.apps[mishap.host].woken_at = self.now
         remedy = mishap.remedy
         if remedy is not None:

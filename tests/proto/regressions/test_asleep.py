@@ -34,3 +34,12 @@ def test_what_is_forgotten_after_some_time_is_forgotten_when_it_wakes_up() -> No
             Settle(),
         ],
     )
+
+
+def test_a_derp_server_falls_asleep() -> None:
+    """The world took it for a node."""
+    play(
+        NetworkShape(nats=(), nodes=(NodeShape("alice"), NodeShape("bob")), derpers=("derp1",)),
+        seed=1,
+        steps=[Dial("alice", "bob"), Sleep("derp1"), Wait(2.0), Wake("derp1"), Settle()],
+    )
