@@ -43,8 +43,12 @@ from iroh_proto.key import KEY_SIZE, NodeId
 Form: TypeAlias = Literal["framed", "websocket"]
 """How frames stand on the stream: one behind the other, or as messages of a websocket."""
 
+RUN_LIMIT = 64
+"""Most packets that are relayed in one piece. A read that has more has tiny ones."""
+
 RUN_LAYOUTS_LIMIT = 256
-"""Ways of taking bursts apart that are kept at hand, each for one size and number of packets."""
+"""Ways of taking bursts apart that are kept at hand, each for one size and number of packets. With
+64 packets one takes some 4 KiB."""
 
 _UNREAD_KEYED_HEADER = Struct(">5s32s")
 PACKET_BODY_LIMIT = KEY_SIZE + PACKET_LIMIT
@@ -205,7 +209,7 @@ class FramedCodec:
         if len(data) == size:
             return data[HEADER_SIZE:PAYLOAD_AT], self._last_header + data[PAYLOAD_AT:], 1
         count, rest = divmod(len(data), size)
-        if rest:
+        if rest or count > RUN_LIMIT:
             return None
         pieces = _run_layout(size, count).unpack(data)
         if pieces[::2] != pieces[:1] * count:

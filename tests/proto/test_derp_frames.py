@@ -15,7 +15,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.events import Ping as WebsocketPing
 from wsproto.events import Pong as WebsocketPong
 
-from iroh_proto.derp.codec import FrameCodec, FramedCodec
+from iroh_proto.derp.codec import RUN_LIMIT, FrameCodec, FramedCodec
 from iroh_proto.derp.curve_codec import CurveCodec
 from iroh_proto.derp.dialects import v2, v3
 from iroh_proto.derp.frames import (
@@ -237,6 +237,7 @@ class TestRuns:
             lambda: packets_to(PEER, [bytes(50), bytes(49)]),
             lambda: packets_to(PEER, [bytes(50)]) + packets_to(A, [bytes(50)]),
             lambda: packets_to(PEER, [bytes(50)] * 2)[:-1],
+            lambda: packets_to(PEER, [bytes(50)] * (RUN_LIMIT + 1)),
         ],
     )
     def test_other_packets_are_left(self, stream: Callable[[], bytes]) -> None:
