@@ -161,10 +161,12 @@ Address: TypeAlias = UdpAddress | DerpAddress
 class NodeAddr:
     """A node id with what is known of how to reach it. Immutable; equal by value.
 
-    ``derp_url`` takes a :class:`DerpUrl` or its text, ``direct_addresses`` take
-    :class:`UdpAddress` or ``"ip:port"`` text; they are kept sorted and without doubles.
+    ``node_id`` takes a :class:`NodeId` or its text, ``derp_url`` a :class:`DerpUrl` or its text,
+    ``direct_addresses`` take :class:`UdpAddress` or ``"ip:port"`` text; they are kept sorted and
+    without doubles.
 
     :raises DecodeError: if a text does not parse.
+    :raises TypeError: if ``node_id`` is neither.
     """
 
     __slots__ = ("derp_url", "direct_addresses", "node_id")
@@ -175,11 +177,15 @@ class NodeAddr:
 
     def __init__(
         self,
-        node_id: NodeId,
+        node_id: NodeId | str,
         *,
         derp_url: DerpUrl | str | None = None,
         direct_addresses: Iterable[UdpAddress | str] = (),
     ) -> None:
+        if isinstance(node_id, str):
+            node_id = NodeId.from_str(node_id)
+        elif not isinstance(node_id, NodeId):
+            raise TypeError(f"a node id is a NodeId or its text, not {type(node_id).__name__}")
         url = DerpUrl.from_str(derp_url) if isinstance(derp_url, str) else derp_url
         addresses = {
             UdpAddress.from_str(address) if isinstance(address, str) else address

@@ -235,6 +235,14 @@ def test_node_addrs_compare_by_value() -> None:
     assert one != "https://a.example"
 
 
+def test_a_node_id_may_be_text_and_nothing_else() -> None:
+    assert NodeAddr(str(NODE_ID)) == NodeAddr(NODE_ID)
+    with pytest.raises(DecodeError, match="node id"):
+        NodeAddr("nobody")
+    with pytest.raises(TypeError, match="not builtin_function_or_method"):
+        NodeAddr(NODE_ID.hex)  # type: ignore[arg-type]
+
+
 def test_a_node_addr_is_immutable() -> None:
     addr = NodeAddr(NODE_ID)
     with pytest.raises(AttributeError, match="immutable"):
