@@ -9,8 +9,8 @@ v2, one that stays silent v3. The owner opens TCP (and TLS), calls :meth:`DerpCl
 when the connection is lost opens a new one for a new client; :mod:`iroh_proto.derp.pool` does that.
 
 What keeps a connection alive, by dialect: from v3 on the client pings after 15 s of silence and
-wants the pong in 5 s, on v2 and Tailscale's it gives up after 120 s without a frame. Pings are
-answered on all.
+wants the pong in 5 s, from relay-v1 on within some round trips once one is known; on v2 and
+Tailscale's it gives up after 120 s without a frame. Pings are answered on all.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client.rs``, v0.35.0
 ``iroh/src/magicsock/relay_actor.rs`` and ``iroh-relay/src/ping_tracker.rs``.
@@ -213,10 +213,10 @@ class DerpClient:
         self._is_preferred = preferred
 
     def ping(self, *, now: float) -> None:
-        """Have the server show by a pong, due in 5 s, that the connection works.
+        """Have the server show by a pong, due in 5 s or sooner, that the connection works.
 
-        Without it the connection is lost. Before :class:`DerpConnected` and after the end nothing
-        happens.
+        Without it the connection is lost, by the rules of :mod:`iroh_proto.derp.pong_wait`. Before
+        :class:`DerpConnected` and after the end nothing happens.
         """
         now = self._time.advance(now)
         if self._tracker is not None and not self._tracker.awaits_strictly():

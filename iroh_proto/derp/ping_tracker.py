@@ -7,12 +7,8 @@ v0.12.0 ``iroh-net/src/derp/client.rs``.
 from __future__ import annotations
 
 from iroh_proto.derp.dialects import Dialect
+from iroh_proto.derp.pong_wait import PongWait
 from iroh_proto.timers import earliest
-
-PONG_TIMEOUT = 5.0
-"""Seconds that a pong may take, in every release."""
-
-_NO_PONG = f"the server did not answer a ping within {PONG_TIMEOUT:g} s"
 
 
 class _PendingPing:
@@ -29,16 +25,18 @@ class PingTracker:
 
     A strict ping wants its pong. Without it, anything received may stand in for the pong: that may
     wait behind a long queue of packets, and closing the connection would make the congestion worse.
-    In a dialect that only pings on demand nothing but a strict ping has to be answered.
+    In a dialect that only pings on demand nothing but a strict ping has to be answered. How long a
+    pong may take is up to :class:`~iroh_proto.derp.pong_wait.PongWait`.
     """
 
-    __slots__ = ("_heard_at", "_ping", "_ping_interval", "_read_timeout")
+    __slots__ = ("_heard_at", "_ping", "_ping_interval", "_pong", "_read_timeout")
 
     def __init__(self, dialect: Dialect, *, now: float) -> None:
         self._ping_interval = dialect.ping_interval
         self._read_timeout = dialect.read_timeout
         self._heard_at = now
         self._ping: _PendingPing | None = None
+        self._pong = PongWait(adapts=dialect.pong_timeout_adapts)
 
     def note_data(self, now: float) -> None:
         """Take that something was received."""
@@ -47,14 +45,14 @@ class PingTracker:
     def note_ping(self, data: bytes, *, is_strict: bool, now: float) -> None:
         """Take that a ping was sent; the one before no longer counts."""
         self._ping = _PendingPing(data, now, is_strict=is_strict)
+        self._pong.begin(now)
 
     def note_pong(self, data: bytes, *, now: float) -> float | None:
         """Return the seconds since the ping that this pong answers, or ``None`` for none."""
         if self._ping is None or self._ping.data != data:
             return None
-        latency = now - self._ping.sent_at
         self._ping = None
-        return latency
+        return self._pong.finish(now)
 
     def awaits_strictly(self) -> bool:
         """Say whether a strict ping is on its way."""
@@ -62,16 +60,17 @@ class PingTracker:
 
     def get_timer(self) -> float | None:
         """Return when to look at :meth:`find_fault` and :meth:`should_ping`."""
-        return earliest(self._pong_deadline(), self._read_deadline(), self._ping_time())
+        pong_deadline = self._pong.deadline if self._pong.is_on else None
+        return earliest(pong_deadline, self._read_deadline(), self._ping_time())
 
     def find_fault(self, now: float) -> str | None:
         """Return why to give the connection up, or ``None``; forgets a ping that is overdue."""
         ping = self._ping
-        if ping is not None and ping.sent_at + PONG_TIMEOUT <= now:
+        if ping is not None and self._pong.expire(now):
             self._ping = None
             is_silent = self._ping_interval is not None and self._heard_at <= ping.sent_at
             if ping.is_strict or is_silent:
-                return _NO_PONG
+                return f"the server did not answer a ping within {self._pong.timeout:.3g} s"
         read_deadline = self._read_deadline()
         if read_deadline is not None and read_deadline <= now:
             return f"the server said nothing for {self._read_timeout:g} s"
@@ -81,9 +80,6 @@ class PingTracker:
         """Say whether there was silence for so long that a ping is due."""
         ping_time = self._ping_time()
         return ping_time is not None and ping_time <= now
-
-    def _pong_deadline(self) -> float | None:
-        return None if self._ping is None else self._ping.sent_at + PONG_TIMEOUT
 
     def _read_deadline(self) -> float | None:
         return None if self._read_timeout is None else self._heard_at + self._read_timeout

@@ -9,9 +9,9 @@ In ``entry`` (:mod:`iroh_proto.derp.server_entry`) the client has yet to ask, to
 to be let in.
 
 What keeps a connection alive, by dialect: from v3 on the server pings after 15 s of silence and
-some more at random and wants the pong in 5 s, on v2 it sends a KeepAlive every 65 s, on Tailscale's
-every 60 to 65 s. Pings are answered on all. That bytes to send are fetched at all is for the owner
-to watch, who hands them out.
+some more at random and wants the pong in 5 s, from relay-v1 on within some round trips once one is
+known; on v2 it sends a KeepAlive every 65 s, on Tailscale's every 60 to 65 s. Pings are answered on
+all. That bytes to send are fetched at all is for the owner to watch, who hands them out.
 
 Source: iroh v0.12.0 ``iroh-net/src/derp/client_conn.rs``, v0.35.0 and v1.0.3
 ``iroh-relay/src/server/{client,http_server}.rs``.
@@ -409,7 +409,7 @@ class DerpServerConnection:
             self._take_entry(entry, entry.handle_timer(now), now)
         if self._throttle is not None and self._throttle.deadline <= now:
             self._heed_rate_limit(self._throttle, now)
-        if self._liveness is not None and self._liveness.pong_deadline <= now:
+        if self._liveness is not None and self._liveness.pong.expire(now):
             self._fail("no pong in time")
         if self._liveness is not None and self._liveness.due(self._heard_at) <= now:
             self._keep_alive(self._liveness, now)
@@ -418,7 +418,7 @@ class DerpServerConnection:
         """Return the earliest deadline, or ``None``. Changes nothing."""
         deadline = math.inf if self._entry is None else self._entry.deadline
         if (liveness := self._liveness) is not None:
-            deadline = min(deadline, liveness.due(self._heard_at), liveness.pong_deadline)
+            deadline = min(deadline, liveness.due(self._heard_at), liveness.pong.deadline)
         if self._throttle is not None:
             deadline = min(deadline, self._throttle.deadline)
         return None if deadline == math.inf else deadline
@@ -517,7 +517,7 @@ class DerpServerConnection:
                 self._mesh_requests.append(frame)
                 self.has_news = True
             else:
-                self._take_frame(frame)
+                self._take_frame(frame, now)
         if codec.has_news:
             self._check_form(codec)
 
@@ -535,13 +535,13 @@ class DerpServerConnection:
         for destination, parts in groups.items():
             self.received.setdefault(destination, []).extend(parts)
 
-    def _take_frame(self, frame: Frame) -> None:
+    def _take_frame(self, frame: Frame, now: float) -> None:
         assert self._session is not None
         assert self._liveness is not None
         if isinstance(frame, Ping):
             self._stats.pings_answered += 1
             self._send(self._session.codec.encode(Pong(frame.data)))
-        elif isinstance(frame, Pong) and self._liveness.note_pong(frame.data):
+        elif isinstance(frame, Pong) and self._liveness.note_pong(frame.data, now=now):
             pass
         elif not isinstance(frame, NotePreferred):  # a statistic at most, in every generation
             self._stats.frames_ignored += 1

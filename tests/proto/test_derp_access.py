@@ -23,7 +23,7 @@ from iroh_proto.derp.frames import (
     Restarting,
     Status,
 )
-from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.pong_wait import PONG_TIMEOUT
 from iroh_proto.derp.rate import REFILL_TIME, AcceptLimit, RateLimit
 from iroh_proto.derp.relay import DRAIN_TIMEOUT, DerpServer
 from iroh_proto.derp.relay_events import AccessRequested, ClientConnected

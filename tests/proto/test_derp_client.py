@@ -43,7 +43,7 @@ from iroh_proto.derp.frames import (
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
 from iroh_proto.derp.inbox import HEARD_OF_LIMIT, RECEIVED_LIMIT
-from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.pong_wait import PONG_TIMEOUT
 from iroh_proto.derp.send_queue import QUEUED_PACKETS_LIMIT
 from iroh_proto.errors import LocalProtocolError, RemoteProtocolError
 from iroh_proto.key import SecretKey

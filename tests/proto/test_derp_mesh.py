@@ -41,6 +41,7 @@ from iroh_proto.derp.mesh import (
 )
 from iroh_proto.derp.mesh_client import MeshClient
 from iroh_proto.derp.mesh_key import MeshKey
+from iroh_proto.derp.pong_wait import PONG_TIMEOUT
 from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.region import Region
 from iroh_proto.derp.relay import DerpServer
@@ -636,6 +637,7 @@ class TestServing:
         site.give(tcp_id, member.codec.encode(WatchConns()))
         site.wait(20.0)  # Alice was pinged, and will not answer
         monkeypatch.setattr("iroh_proto.derp.server.QUEUED_PRESENCE_BYTES_LIMIT", 1)
+        site.wait_silently(2 * PONG_TIMEOUT)  # so late a look gives her more time, this once
         site.wait_silently(2 * KEEP_ALIVE_INTERVAL)  # the deadlines of both pass at once
         site.drain_events()
         left = [event for event in site.events if isinstance(event, ClientDisconnected)]

@@ -28,7 +28,7 @@ from iroh_proto.derp.frames import (
     WatchConns,
     pack_datagrams,
 )
-from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.pong_wait import PONG_TIMEOUT
 from iroh_proto.derp.rate import RateLimit
 from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.segments import SINGLE_HEADER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iroh_proto.address import DerpAddress, UdpAddress
-from iroh_proto.derp.ping_tracker import PONG_TIMEOUT
+from iroh_proto.derp.pong_wait import PONG_TIMEOUT
 from iroh_proto.derp.pool_events import DerpServerLost
 from iroh_proto.magicsock import CallMeMaybeReceived, DirectAddressesChanged, PongReceived
 from iroh_proto.paths.select import TRUST_TIME

@@ -124,6 +124,10 @@ class Dialect(Protocol):
         """Seconds of silence after which either side pings, ``None`` if only on demand."""
 
     @property
+    def pong_timeout_adapts(self) -> bool:
+        """Whether a pong may take some round trips, once one is known, instead of 5 s."""
+
+    @property
     def read_timeout(self) -> float | None:
         """Seconds of silence after which a client gives the connection up."""
 

@@ -16,6 +16,9 @@ Two versions differ in one frame. With the websocket subprotocol ``iroh-relay-v1
 the server tells of problems by Health, in words, with ``iroh-relay-v2`` (0.98 and later) by
 Status, a number. A frame with another number, or of the wrong direction, ends the connection.
 
+How long a pong may take follows the last round trip, as in 0.98 and later. Up to 0.97 it was always
+5 s; that is nothing which the other side could tell.
+
 Source: iroh v1.0.3 ``iroh-relay/src/{http,protos/handshake,protos/relay}.rs``.
 """
 
@@ -272,6 +275,7 @@ class RelayDialect:
     keep_alive_interval: float | None = None
     keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
+    pong_timeout_adapts = True
     read_timeout: float | None = None
     queue_rule = NEWEST_DROPPED
     older_waits = True

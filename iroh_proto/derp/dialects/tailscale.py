@@ -230,6 +230,7 @@ class TailscaleDialect:
     keep_alive_interval: float | None = KEEP_ALIVE_INTERVAL
     keep_alive_jitter = KEEP_ALIVE_JITTER
     ping_interval: float | None = None
+    pong_timeout_adapts = False
     read_timeout: float | None = READ_TIMEOUT
     queue_rule = QueueRule(QUEUED_PACKETS_LIMIT, drops_oldest=True)
     older_waits = True

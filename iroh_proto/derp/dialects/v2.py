@@ -363,6 +363,7 @@ class V2Dialect:
     keep_alive_interval: float | None = KEEP_ALIVE_INTERVAL
     keep_alive_jitter = 0.0
     ping_interval: float | None = None
+    pong_timeout_adapts = False
     read_timeout: float | None = READ_TIMEOUT
     queue_rule = NEWEST_DROPPED
     older_waits = False

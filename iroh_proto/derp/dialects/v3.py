@@ -172,6 +172,7 @@ class V3Dialect:
     keep_alive_interval: float | None = None
     keep_alive_jitter = 0.0
     ping_interval: float | None = PING_INTERVAL
+    pong_timeout_adapts = False
     read_timeout: float | None = None
     queue_rule = NEWEST_DROPPED
     older_waits = False
