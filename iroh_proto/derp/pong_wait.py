@@ -31,16 +31,18 @@ class PongWait:
     late would never find out.
 
     :param adapts: whether the time-out follows the last round trip, instead of staying the same.
+    :ivar since: since when it waits: the ping, or when the peer got the time-out anew.
     :ivar timeout: seconds that the next pong may take.
     :ivar deadline: when the pong is overdue; infinite while none is awaited.
     """
 
-    __slots__ = ("_adapts", "_sent_at", "_was_moved", "deadline", "timeout")
+    __slots__ = ("_adapts", "_sent_at", "_was_moved", "deadline", "since", "timeout")
 
     def __init__(self, *, adapts: bool) -> None:
         self._adapts = adapts
         self._sent_at = -math.inf
         self._was_moved = False
+        self.since = -math.inf
         self.timeout = PONG_TIMEOUT
         self.deadline = math.inf
 
@@ -57,6 +59,7 @@ class PongWait:
 
     def renew(self, now: float) -> None:
         """Give the peer the whole time-out from now on."""
+        self.since = now
         self.deadline = now + self.timeout
 
     def stop(self) -> None:

@@ -477,6 +477,26 @@ class TestTime:
         connection.receive_data(peer.begin(), now=LISTEN_TIMEOUT - 0.01)
         assert events(connection) == [ClientAdmitted(node_id=ALICE.public, dialect="v3")]
 
+    @pytest.mark.parametrize("way", ["v3", "relay-v2"])
+    def test_a_client_that_sends_is_alive_though_its_pong_waits_behind_that(self, way: str) -> None:
+        connection, peer = admitted(way)
+        asked = connection.get_timer()
+        assert asked is not None
+        connection.handle_timer(now=asked)
+        assert connection.data_to_send()
+        packet = peer.packet_to(BOB.public, b"\x05\x00hello")
+        connection.receive_data(packet, now=asked + 4.0)
+        connection.handle_timer(now=asked + PONG_TIMEOUT)
+        assert events(connection) == []
+        again = connection.get_timer()
+        assert again is not None
+        assert again >= asked + 4.0 + v3.PING_INTERVAL
+        connection.handle_timer(now=again)
+        assert connection.data_to_send()
+        connection.handle_timer(now=again + PONG_TIMEOUT)
+        (lost,) = events(connection)
+        assert isinstance(lost, ConnectionLost)
+
     def test_pings_come_after_silence_and_want_their_own_pong(self) -> None:
         connection, peer = admitted("v3")
         due = connection.get_timer()
