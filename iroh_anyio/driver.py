@@ -190,13 +190,12 @@ class UdpPort:
 
     async def _read(self, driver: Driver[Any], udp_socket: UdpSocket) -> None:
         machine = self._machine
-        while True:
-            try:
-                await udp_socket.wait_readable()
-            except anyio.ClosedResourceError:
-                return
+
+        def take() -> None:
             batches = udp_socket.receive()
             now = driver.now()
             for addr, datagrams in batches:
                 machine.receive_datagrams(datagrams, addr, now=now)
             driver.flush()
+
+        await udp_socket.call_when_readable(take)

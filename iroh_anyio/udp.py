@@ -18,12 +18,13 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from iroh_anyio.readiness import call_when_readable
 from iroh_proto.address import UdpAddress
 
 logger = logging.getLogger("iroh_anyio.udp")
@@ -91,7 +92,8 @@ class UdpSocket:
     """One bound, non-blocking UDP socket.
 
     :meth:`receive` and :meth:`send` never wait. Whoever owns the socket keeps one task in
-    :meth:`wait_readable` and one in :meth:`run_writer`. To be closed with :meth:`close`.
+    :meth:`call_when_readable`, or in :meth:`wait_readable`, and one in :meth:`run_writer`. To be
+    closed with :meth:`close`.
 
     :param addr: where to bind; port 0 takes any free one.
     :param offload: whether to use GRO and GSO where the kernel has them.
@@ -170,6 +172,13 @@ class UdpSocket:
             self._send_segmented(addr, datagrams, segment_size)
         else:
             self._send_each(addr, datagrams)
+
+    async def call_when_readable(self, serve: Callable[[], None]) -> None:
+        """Call ``serve`` whenever something may have arrived, until cancelled, and only then close.
+
+        This is faster than to wait again and again.
+        """
+        await call_when_readable(self._socket.fileno(), serve)
 
     async def wait_readable(self) -> None:
         """Wait until something may have arrived.

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from iroh_anyio import Connection, ConnectionClosed, Derper, MagicEndpoint
+from iroh_anyio import Connection, ConnectionClosed, Derper, EndpointOptions, MagicEndpoint
 from iroh_anyio import dial as dial_module
 from iroh_proto import DerpMap, DerpNode, NodeAddr, SecretKey, UdpAddress
 from tests.anyio.nodes import ALPN, LIMIT, addr_of, bind, joined, two_nodes
@@ -172,8 +172,9 @@ async def test_accepting() -> None:
 
 
 async def test_sending_and_receiving() -> None:
-    async with joined() as (dialled, accepted):
-        data = random.Random(1).randbytes(5_000_000)
+    little = {"options": EndpointOptions(send_buffer=100_000)}
+    async with joined(little, little) as (dialled, accepted):
+        data = random.Random(1).randbytes(300_000)
         for turns in MOMENTS:
             stream = await dialled.open_bi()
             await cancelled_after(turns, lambda: stream.send(data))  # noqa: B023
