@@ -9,6 +9,7 @@ from iroh_proto.address import DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.key import SecretKey
+from iroh_proto.paths.select import TRUST_TIME
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.clock import LimitReached
 from iroh_proto.testing.mishaps import Mishap, Wake
@@ -94,10 +95,18 @@ class World:
         ]
 
     def is_direct(self, first: App, second: App) -> bool:
-        return all(
-            node.machine.magicsock.path_info(peer.id).kind == "direct"
-            for node, peer in ((first, second), (second, first))
-        )
+        """Say whether both send to each other directly, and got there since the last mishap.
+
+        A node believes for some seconds in the address that its peer has just left.
+        """
+        return self._sends_directly(first, second) and self._sends_directly(second, first)
+
+    def _sends_directly(self, node: App, peer: App) -> bool:
+        path = node.machine.magicsock.path_info(peer.id)
+        if path.kind != "direct" or not isinstance(path.addr, UdpAddress):
+            return False
+        reached = self.trail.last_reached(node.name, path.addr, peer.name)
+        return reached is not None and reached >= self.disturbed_at
 
     # What steps use
 
@@ -160,7 +169,9 @@ class World:
         for app in self.apps.values():
             assert app.is_running
         begun, chat = self.now, _Chat(self)
-        while not chat.is_all_well():
+        # What a mishap cut off may still be trusted for as long as a proof lasts, and what it lost
+        # may be missed as late as that.
+        while self.now - begun < TRUST_TIME or not chat.is_all_well():
             if self.now - begun > RECOVERY_LIMIT:
                 raise LimitReached(f"after {RECOVERY_LIMIT} s: {'; '.join(chat.complaints())}")
             chat.talk()
