@@ -49,7 +49,6 @@ from iroh_proto.derp.mesh_frames import (
     presence_frame,
 )
 from iroh_proto.derp.mesh_key import MeshKey
-from iroh_proto.derp.pong_wait import PongWait
 from iroh_proto.derp.rate import RateLimit, ReadThrottle, TokenBucket
 from iroh_proto.derp.router_reports import Presence
 from iroh_proto.derp.send_queue import SendQueue
@@ -410,8 +409,8 @@ class DerpServerConnection:
             self._take_entry(entry, entry.handle_timer(now), now)
         if self._throttle is not None and self._throttle.deadline <= now:
             self._heed_rate_limit(self._throttle, now)
-        if self._liveness is not None and self._liveness.pong.expire(now):
-            self._take_missing_pong(self._liveness.pong)
+        if self._liveness is not None and self._liveness.finds_dead(now, self._heard_at):
+            self._fail("no pong in time")
         if self._liveness is not None and self._liveness.due(self._heard_at) <= now:
             self._keep_alive(self._liveness, now)
 
@@ -555,12 +554,6 @@ class DerpServerConnection:
             self._fail(str(codec.error))
         elif codec.is_closed:
             self._end(None)
-
-    def _take_missing_pong(self, pong: PongWait) -> None:
-        # Whoever sends is alive: the pong waits behind what else is on its way, which to close the
-        # connection would make worse. Upstream does all the same.
-        if self._heard_at <= pong.since:
-            self._fail("no pong in time")
 
     def _keep_alive(self, liveness: ServerLiveness, now: float) -> None:
         assert self._session is not None

@@ -60,6 +60,16 @@ class ServerLiveness:
         """
         return max(self._deadline, heard_at + self._interval) if self._pings else self._deadline
 
+    def finds_dead(self, now: float, heard_at: float) -> bool:
+        """Say whether the client is dead: the pong is overdue, and nothing else came meanwhile.
+
+        Whoever sends is alive. The pong waits behind what else is on its way, which to close the
+        connection, as upstream does, would make worse.
+
+        :param heard_at: as in :meth:`due`.
+        """
+        return self.pong.expire(now) and heard_at <= self.pong.since
+
     def note_pong(self, data: bytes, *, now: float) -> bool:
         """Take a pong; say whether it was awaited."""
         if data != self._ping_data:
