@@ -179,8 +179,8 @@ class ClientUpgrade:
 class HttpRequest:
     """The head of a request. Names of headers are lower case.
 
-    ``upgrade`` is the ``Upgrade`` header if the server may agree to it: HTTP/1.0 has no upgrade,
-    and a request with a body would have to end first.
+    ``upgrade`` is the ``Upgrade`` header if the server may agree to it: it names a protocol,
+    HTTP/1.0 has no upgrade, and a request with a body would have to end first.
     """
 
     method: str
@@ -288,7 +288,7 @@ class ServerUpgrade:
             path=path,
             query=query,
             headers=headers,
-            upgrade=_header(headers, "upgrade") if may_switch else None,
+            upgrade=_named_upgrade(headers) if may_switch else None,
         )
 
 
@@ -375,6 +375,12 @@ def websocket_headers(
 def _header(headers: tuple[tuple[str, str], ...], name: str) -> str | None:
     values = [value for key, value in headers if key == name]
     return ", ".join(values) if values else None
+
+
+def _named_upgrade(headers: tuple[tuple[str, str], ...]) -> str | None:
+    value = _header(headers, "upgrade")
+    # A list may be of empty elements alone (RFC 9110 section 5.6.1).
+    return value if value and value.strip(", \t") else None
 
 
 def _sent(connection: h11.Connection, event: h11.Event) -> bytes:

@@ -65,6 +65,10 @@ FOUND = {
         "http-response",
         b"\0\x09HTTP/1.1 100 Continue\r\nx: 0123456789\r\n\r\n\0\1\2\3\4\5\6\7",
     ),
+    "HTTP: an upgrade that names no protocol was offered to be agreed to": (
+        "http-request",
+        b"\x08GET /derp HTTP/1.1\r\nupgrade:\r\n\r\n",
+    ),
     "time line: a line that carries nothing with a key": (
         "timeline-drawing",
         time_line(carried=[{"label": "ping"}]),
