@@ -66,7 +66,7 @@ def forward_frames(forward: Forward) -> Sequence[Frame]:
         assert isinstance(destination, X25519PublicKey)
         return [CurveForwardPacket(source, destination, bytes(data)) for data in parts[1::2]]
     assert not isinstance(destination, X25519PublicKey)
-    if parts and holds_segments(parts):
+    if holds_segments(parts):
         parts = packed_parts(parts)
     return [
         ForwardPacket(source, destination, bytes(payload))

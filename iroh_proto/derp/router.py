@@ -455,14 +455,15 @@ class DerpRouter:
         """Return packets as the other side has them, and by which key it knows their source."""
         if sender.is_curve == to_curve:
             return sender.key, parts
-        if to_curve:
-            alias = alias_of(sender.key)
-            return None if alias is None else (alias, bare_parts(parts, alias))
-        node_id = self._node_of(sender, parts)
-        if node_id is None:
+        key = alias_of(sender.key) if to_curve else self._node_of(sender, parts)
+        if key is None:
             self._stats.packets_without_name += len(parts) // 2
             return None
-        return node_id, single_parts(parts, node_id)
+        translated = bare_parts(parts, key) if to_curve else single_parts(parts, key)
+        if not translated:
+            self._stats.packets_without_datagram += len(parts) // 2
+            return None
+        return key, translated
 
     def _node_of(self, sender: _Sender, parts: PacketParts) -> NodeId | None:
         """Return the node that a client with an X25519 key is, as far as that can be known."""

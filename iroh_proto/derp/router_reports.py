@@ -17,8 +17,10 @@ class RouterStats:
 
     :ivar packets_routed: packets that were for a connected client.
     :ivar packets_without_route: packets dropped because their destination is not connected.
-    :ivar packets_without_name: packets dropped because their destination knows nodes only, and it
-        is not known which node their source is.
+    :ivar packets_without_name: packets dropped because their destination has the other kind of key,
+        and it is not known which key of that kind their source has.
+    :ivar packets_without_datagram: packets dropped because nothing in them is a datagram that the
+        dialects of their destination carry.
     :ivar packets_forwarded: packets that were for a client of another server of the mesh.
     :ivar bytes_routed: payload of the packets routed.
     :ivar bytes_without_route: payload of the packets dropped.
@@ -30,6 +32,7 @@ class RouterStats:
     packets_routed: int = 0
     packets_without_route: int = 0
     packets_without_name: int = 0
+    packets_without_datagram: int = 0
     packets_forwarded: int = 0
     bytes_routed: int = 0
     bytes_without_route: int = 0

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
+from iroh_proto.derp.curve_frames import CurveSendPacket
 from iroh_proto.derp.dialects import v2
-from iroh_proto.derp.frames import Ping
+from iroh_proto.derp.frames import DATAGRAM_LIMIT, Ping
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.derp.relay import DerpServer
 from iroh_proto.testing.contract import Call, React, Run
 from iroh_proto.testing.run import Operation
+from iroh_proto.x25519 import x25519_of
 from tests.proto.derp_peer import (
     ALL_WAYS,
     CURVE_WAYS,
@@ -60,6 +62,18 @@ def talk(sender: int, number: int, size: int) -> React[DerpServer]:
     return React(f"{sender} talks to {number} of {size}", function)
 
 
+def talk_barely(sender: int, number: int, size: int) -> React[DerpServer]:
+    """Have Tailscale's clients send what no node of iroh would: it packs no empty datagram."""
+
+    def function(run: Run[DerpServer]) -> Iterable[Call]:
+        packet = CurveSendPacket(x25519_of(key(number).public), bytes(size))
+        for tcp_id, peer in list(crowd_of(run).peers.items()):
+            if peer.node_id == key(sender).public and peer.dialect.has_curve_keys:
+                yield Call("receive_tcp_data", tcp_id, peer.codec.encode(packet) * 2)
+
+    return React(f"{sender} talks barely to {number} of {size}", function)
+
+
 def leave(index: int) -> React[DerpServer]:
     def function(run: Run[DerpServer]) -> Iterable[Call]:
         crowd = crowd_of(run)
@@ -100,6 +114,7 @@ def operations() -> st.SearchStrategy[Operation[DerpServer]]:
     return st.one_of(
         st.builds(join, st.sampled_from(sorted(ALL_WAYS)), few),
         st.builds(talk, few, few, st.sampled_from([0, 5, 1200])),
+        st.builds(talk_barely, few, few, st.sampled_from([0, 5, DATAGRAM_LIMIT + 1])),
         st.builds(leave, st.integers(0, 5)),
         st.builds(answer_server_key, st.integers(0, 5)),
         st.just(Call("close")),

@@ -24,6 +24,7 @@ from iroh_proto.derp.frames import (
     KeepAlive,
     Ping,
     Pong,
+    SendPacket,
     pack_datagrams,
 )
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
@@ -128,6 +129,32 @@ def test_datagrams_that_others_cannot_have_are_left_out(way: str) -> None:
     too_long = bytes(DATAGRAM_LIMIT + 1)
     send_bare(world, curve_id, curve(ALICE), disco_from(BOB.public), b"", too_long, b"last")
     assert [data for _, data in node.datagrams()] == [disco_from(BOB.public), b"last"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("datagram", [b"", bytes(DATAGRAM_LIMIT + 1)], ids=["empty", "too long"])
+def test_a_packet_of_which_nothing_is_left_is_dropped(way: str, datagram: bytes) -> None:
+    world = World()
+    _, node = world.connect(way, ALICE)
+    curve_id, _ = world.connect("tailscale", BOB)
+    send_bare(world, curve_id, curve(ALICE), disco_from(BOB.public))
+    send_bare(world, curve_id, curve(ALICE), datagram)
+    send_bare(world, curve_id, curve(ALICE), datagram, datagram)
+    assert [data for _, data in node.datagrams()] == [disco_from(BOB.public)]
+    assert world.server.stats.router.packets_without_datagram == 3
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x05", b"\x05\x00four"])
+def test_a_payload_without_a_datagram_does_not_wait_for_whoever_wants_bare_ones(
+    payload: bytes,
+) -> None:
+    world = World()
+    curve_id, _ = world.connect("tailscale", ALICE)
+    node_id, node = world.connect("v3", BOB)
+    packet = node.codec.encode(SendPacket(ALICE.public, payload))
+    world.server.receive_tcp_data(node_id, packet, now=world.now)
+    assert curve_id not in world.server.tcp_to_send()
+    assert world.server.stats.router.packets_without_datagram == 1
 
 
 def test_a_disco_message_to_nobody_is_answered_but_not_too_often() -> None:
