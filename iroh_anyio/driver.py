@@ -1,8 +1,9 @@
 """Runs a machine: time from the backend's clock, bytes through ports, events to a callback.
 
-Everything an input causes is carried out in the task that gave it: events are dispatched and bytes
-handed to the kernel before :meth:`Driver.flush` returns. Only a kernel that cannot take more makes
-anything wait, and then in a task of its own.
+Everything an input causes is carried out where it was given: events are dispatched and bytes handed
+to the kernel before :meth:`Driver.flush` returns. Only a kernel that cannot take more makes
+anything wait, and then in a task of its own. What arrives on sockets is given in a task of the
+driver or, on asyncio, by the event loop (:func:`~iroh_anyio.readiness.call_when_readable`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Port(Protocol):
 class Driver(Generic[EventT]):
     """Runs one machine on its ports.
 
-    :param on_event: called with each event; may give the machine commands, must not raise.
+    :param on_event: called with each event; may give the machine commands, must not raise, and must
+        not count on a current task.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ descriptors are read again and again, the backend is asked directly.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -15,8 +16,9 @@ from collections.abc import Awaitable, Callable
 async def call_when_readable(descriptor: int, serve: Callable[[], None]) -> None:
     """Call ``serve`` whenever a descriptor can be read from, until cancelled.
 
-    It is called again, after others had their turn, for what it leaves unread. What it raises ends
-    the waiting and is raised here. Close the descriptor only after that.
+    It is called again, after others had their turn, for what it leaves unread. On asyncio no task
+    is the current one then: it can start some and ask for the time, but enter no cancel scope. What
+    it raises ends the waiting and is raised here. Close the descriptor only after that.
     """
     if not _is_on_trio():
         await _be_called_back(descriptor, serve)
@@ -37,21 +39,39 @@ def backend_clock() -> Callable[[], float]:
 
 async def _be_called_back(descriptor: int, serve: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    failure: asyncio.Future[None] = loop.create_future()
+    failure: BaseException | None = None
+    failed: asyncio.Future[None] = loop.create_future()
 
     def take_turn() -> None:
+        nonlocal failure
         try:
             serve()
         except BaseException as error:  # noqa: BLE001  # raised by the task that waits
+            failure = error
             loop.remove_reader(descriptor)
-            if not failure.done():
-                failure.set_exception(error)
+            if not failed.done():
+                failed.set_result(None)
 
-    loop.add_reader(descriptor, take_turn)
+    loop.add_reader(descriptor, _asyncio_context().run, take_turn)
     try:
-        await failure
+        await failed
     finally:
         loop.remove_reader(descriptor)
+        if failure is not None:
+            # Even if cancelled, possibly by what failed: a defect is not to go unnoticed.
+            raise failure
+
+
+def _asyncio_context() -> contextvars.Context:
+    """Return a context in which anyio knows its backend outside of a task, too.
+
+    Where sniffio is installed anyio asks it, and sniffio looks for a task unless it was told.
+    """
+    context = contextvars.copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 def _is_on_trio() -> bool:

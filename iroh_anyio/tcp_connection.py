@@ -144,7 +144,10 @@ class TcpConnection:
             pass
 
     def write_once(self) -> bool:
-        """Write what the machine gives at a time; return whether there may be more to write."""
+        """Write all that the machine gives at a time; return whether there may be more to write.
+
+        What the kernel has no room for is kept, and written when it has.
+        """
         data = self._out or self._machine.tcp_data_to_send(self.tcp_id)
         if not data:
             if self.is_finishing:
@@ -152,7 +155,8 @@ class TcpConnection:
             return False
         self.is_untouched = False
         try:
-            sent = self._socket.send(data)
+            while (sent := self._socket.send(data)) < len(data):
+                data = memoryview(data)[sent:]
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
             self._out = data
             self._block()
@@ -167,7 +171,7 @@ class TcpConnection:
             self._out = data
             self.close(broken=True)
             return False
-        self._out = memoryview(data)[sent:] if sent < len(data) else b""
+        self._out = b""
         return True
 
     def pause(self) -> None:

@@ -87,6 +87,21 @@ async def test_what_it_raises_is_raised_once_and_ends_the_waiting(
     assert calls == [1]
 
 
+async def test_what_it_raises_after_it_cancelled_the_waiting_is_raised_too(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    theirs.send(b"unread")
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with anyio.create_task_group() as tasks:
+
+            def serve() -> None:
+                tasks.cancel_scope.cancel()
+                raise ZeroDivisionError
+
+            tasks.start_soon(call_when_readable, ours.fileno(), serve)
+
+
 async def test_nothing_is_called_once_it_is_cancelled(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:

@@ -193,6 +193,19 @@ async def test_much_at_once_arrives_whole_and_in_order(tls: bool, tls_contexts: 
         assert await left.wait_received(1, len(data)) == data
 
 
+async def test_what_the_kernel_takes_a_part_of_arrives_whole_though_nothing_follows(
+    tls: bool, tls_contexts: Contexts
+) -> None:
+    left, right = Host(tls_contexts[1]), Host()
+    async with dialled(left, tls, tls_contexts) as peer, running(right):
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        right.port.adopt(7, peer)
+        data = bytes(range(250)) * (CHUNK // 250)  # all that it has, given away at a time
+        right.machine.send(7, data)
+        right.driver.flush()
+        assert await left.wait_received(1, len(data)) == data
+
+
 async def test_a_machine_is_asked_for_bytes_only_while_the_peer_takes_them(
     tls: bool, tls_contexts: Contexts
 ) -> None:
