@@ -20,13 +20,23 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     """Do what the command line says; return the exit status."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.replay is not None and len(options.targets) != 1:
+        parser.error("--replay wants one target")
+    unknown = set(options.targets) - {*names(), PLANTED}
+    if unknown:
+        parser.error(f"no such target: {', '.join(sorted(unknown))}; see --list")
     if options.list:
         for name in names():
             print(f"{name:28} {load(name).invariant}")
         return 0
     if options.replay is not None:
-        return _replay(options.targets, options.replay)
+        try:
+            data = options.replay.read_bytes()
+        except OSError as error:
+            parser.error(f"cannot read {options.replay}: {error.strerror}")
+        return _replay(options.targets[0], data)
     if importlib.util.find_spec("atheris") is None:
         print("fuzzing needs atheris: pip install -e '.[fuzz]'", file=sys.stderr)
         return 2
@@ -38,12 +48,14 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all unless named")
-    parser.add_argument("--seconds", type=int, default=10, help="for each target (10)")
-    parser.add_argument("--runs", type=int, help="stop a target after so many executions")
+    parser.add_argument("--seconds", type=_positive, default=10, help="for each target (10)")
+    parser.add_argument("--runs", type=_positive, help="stop a target after so many executions")
     parser.add_argument(
         "--seed", type=int, default=0, help="what chance begins with; 0 is another one each time"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time")
+    parser.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="targets at a time"
+    )
     parser.add_argument("--corpus", type=Path, default=HERE / "corpus", help="kept between runs")
     parser.add_argument("--crashes", type=Path, default=HERE / "crashes")
     parser.add_argument("--json", action="store_true", help="print facts instead of a table")
@@ -55,12 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("it has to be 1 or more")
+    return number
+
+
 def _fuzz(options: argparse.Namespace) -> int:
     targets: list[str] = options.targets or names()
-    unknown = set(targets) - {*names(), PLANTED}
-    if unknown:
-        print(f"no such target: {', '.join(sorted(unknown))}; see --list", file=sys.stderr)
-        return 2
     outcomes: list[Outcome] = []
     if not options.json:
         print(f"{'target':28} {'executions':>11} {'exec/s':>8} {'corpus':>7} {'edges':>6}  crash")
@@ -115,13 +130,13 @@ def regression(outcome: Outcome) -> str:
     )
 
 
-def _replay(targets: list[str], file: Path) -> int:
-    (target,) = targets
+def _replay(target: str, data: bytes) -> int:
     try:
-        load(target).check(file.read_bytes())
+        load(target).check(data)
     except Exception:  # noqa: BLE001  # whatever a target raises is what was to be seen
         traceback.print_exc()
         return 1
+    print(f"{target} holds for these {len(data)} bytes", file=sys.stderr)
     return 0
 
 
@@ -141,7 +156,7 @@ def _self_check(seconds: int) -> int:
             print("the planted defect was not found", file=sys.stderr)
             return 1
         print(regression(outcome))
-        return 1 - _replay([PLANTED], outcome.crash)
+        return 1 - _replay(PLANTED, outcome.crash.read_bytes())
 
 
 if __name__ == "__main__":

@@ -120,16 +120,10 @@ def __getattr__(name: str) -> object:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    from iroh_proto.extras import needs_extra  # pytest loads this package, whatever it tests
+
+    with needs_extra(f"iroh_anyio.{name}", "anyio", _EXTRA):
         value = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
-            raise
-        raise ModuleNotFoundError(
-            f"iroh_anyio.{name} needs {error.name}: install the extra, "
-            "pip install 'iroh-proto[anyio]'",
-            name=error.name,
-        ) from error
     globals()[name] = value
     return value
 

@@ -134,7 +134,7 @@ else:
         """Run a derper on loopback, for async tests."""
         from iroh_anyio import Derper
 
-        _expect_async_test(request, "iroh_derper")
+        _expect_async_test(request)
         async with await Derper.bind(host=LOOPBACK, port=0, stun_port=0) as derper:
             yield derper
 
@@ -150,6 +150,8 @@ else:
 
         marker = request.node.get_closest_marker("iroh_alpns")
         alpns = (DEFAULT_ALPN,) if marker is None else marker.args
+        if not alpns:
+            pytest.fail("the marker iroh_alpns names one protocol or more", pytrace=False)
         derp_map = DerpMap([DerpNode(iroh_derper.url, iroh_derper.stun_port)])
         bind_addrs = [f"{LOOPBACK}:0"]
         async with (
@@ -167,8 +169,10 @@ else:
             yield EndpointPair(first, second, derp_map, alpns)
 
 
-def _expect_async_test(request: pytest.FixtureRequest, fixture: str) -> None:
+def _expect_async_test(request: pytest.FixtureRequest) -> None:
     """Fail where nothing would serve: the event loop stands still while a plain test runs."""
+    names = ("iroh_endpoint_pair", "iroh_derper")
+    fixture = next(name for name in names if name in request.fixturenames)
     inner = getattr(getattr(request.function, "hypothesis", None), "inner_test", request.function)
     if not iscoroutinefunction(inner):
         pytest.fail(f"the fixture {fixture} is for async tests, of anyio's plugin", pytrace=False)

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -46,7 +45,7 @@ lab.add_command(scale)
 )
 @click.option(
     "--svg",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.File("w", encoding="utf-8", lazy=False),
     metavar="FILE",
     help="Draw a heat map into FILE.",
 )
@@ -58,19 +57,20 @@ lab.add_command(scale)
     show_default="one per core",
     help="Processes to share the work.",
 )
-def nat_matrix(seeds: int, svg: Path | None, as_json: bool, jobs: int) -> None:
+def nat_matrix(seeds: int, svg: TextIO | None, as_json: bool, jobs: int) -> None:
     """Run every pair of NAT kinds and compare it with theory.
 
     Two nodes that know only each other's id and relay try to become direct through their NATs.
     Each cell of the table says how many of the runs did, and the median of the virtual seconds
     that it took. Exits with 1 if a cell differs from theory.
+
+    A kind is how it maps and how it filters, by RFC 4787: EI is endpoint-independent, AD
+    address-dependent, APD address-and-port-dependent.
     """
     cells = _run_all(seeds, jobs)
     if svg is not None:
-        try:
-            svg.write_text(draw_matrix(cells), encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"cannot write {svg}: {error.strerror}") from None
+        svg.write(draw_matrix(cells))
+        svg.close()
     if as_json:
         click.echo(json.dumps({"seeds": seeds, "cells": [_as_json(cell) for cell in cells]}))
     else:
@@ -90,6 +90,8 @@ def nat_pair(left: str, right: str, seed: int) -> None:
     """Run one pair of NAT kinds and print its time line as JSON lines.
 
     The node behind LEFT dials the one behind RIGHT. `iroh-anyio lab draw` makes a picture of it.
+    A kind is how the NAT maps and how it filters, by RFC 4787: EI is endpoint-independent, AD
+    address-dependent, APD address-and-port-dependent.
     """
     pair = NatPair(KINDS[left], KINDS[right], seed=seed, recorded=True)
     seconds = pair.run()
@@ -162,7 +164,10 @@ def _run_all(seeds: int, jobs: int) -> list[Cell]:
     pairs = [(left, right) for left in KINDS for right in KINDS]
     columns = (TextColumn("pairs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     done: dict[tuple[str, str], Cell] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         for cell in progress.track(_cells(pairs, seeds, jobs), total=len(pairs)):
             done[cell.left, cell.right] = cell
     return [done[pair] for pair in pairs]

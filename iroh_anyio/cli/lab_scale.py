@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict
 
@@ -51,12 +52,17 @@ def scale(nodes: int, derpers: int, hours: float, pairs: int, seed: int, *, as_j
 
     Exits with 1 if an endpoint is without its relay at the end, or a talk got no answer.
     """
+    if not math.isfinite(hours):
+        raise click.UsageError("virtual time has to end")
     if 2 * pairs > nodes:
         raise click.UsageError(f"{pairs} pairs are more than {nodes} nodes make")
     memory_before, began = _memory(), time.process_time()
     run = ScaleRun(nodes=nodes, derpers=derpers, pairs=pairs, seed=seed)
     columns = (TextColumn("virtual time"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("", total=1.0)
         report = run.run(
             hours=hours, on_progress=lambda share: progress.update(task, completed=share)

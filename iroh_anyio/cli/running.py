@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -33,6 +34,12 @@ def run_commands(commands: click.Group, name: str) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(exit_code(signal.SIGINT))
+    except OSError as error:
+        # Commands see to files that are named, so it is what they print that has no room.
+        logger.debug("failed", exc_info=error)
+        _discard_unwritten()
+        click.ClickException(f"cannot write the output: {error.strerror or error}").show()
+        sys.exit(1)
 
 
 def run(
@@ -61,6 +68,11 @@ def run(
 def exit_code(number: int) -> int:
     """Return the exit code of a program that a signal ended, as shells report it."""
     return 128 + number
+
+
+def _discard_unwritten() -> None:
+    """Have the interpreter not try again, at its end, to write what there was no room for."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Outcome(Generic[R]):

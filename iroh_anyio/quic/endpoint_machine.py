@@ -466,5 +466,7 @@ class EndpointMachine:
 
 
 def _check_alpn(alpn: bytes) -> None:
+    if not isinstance(alpn, bytes):
+        raise TypeError(f"a protocol name is bytes, such as b'example/0', not {alpn!r}")
     if not 0 < len(alpn) <= MAX_ALPN_SIZE:
         raise LocalProtocolError(f"a protocol name is 1 to 255 bytes, not {len(alpn)}")

@@ -18,10 +18,14 @@
     network.run_until(lambda: (connection, stream) in alice.ended, limit=5.0)
     assert alice.received[connection, stream] == b"HELLO"
 
-It is as pure as what runs in it: no socket, no clock, no task, and no need for anyio.
+It is as pure as what runs in it: no socket, no clock, no task. Of the extra ``anyio`` it needs
+aioquic alone.
 """
 
-from iroh_anyio.testing.endpoint import SimulatedEndpoint
+from iroh_proto.extras import needs_extra
 from iroh_proto.testing.derper import SimulatedDerper
+
+with needs_extra(__name__, "anyio", {"aioquic"}):
+    from iroh_anyio.testing.endpoint import SimulatedEndpoint
 
 __all__ = ["SimulatedDerper", "SimulatedEndpoint"]

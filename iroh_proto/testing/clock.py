@@ -99,7 +99,7 @@ class VirtualClock:
             if when is None or when > end:
                 self.now = end
                 what = getattr(condition, "__name__", repr(condition))
-                raise LimitReached(f"{what} did not hold within {limit} s of {start}")
+                raise LimitReached(f"{what} did not hold within {limit:g} s from {start:g} s on")
             self.step()
         return self.now
 

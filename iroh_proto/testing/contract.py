@@ -25,27 +25,30 @@ import math
 from collections.abc import Callable
 from typing import ClassVar, TypeVar, cast
 
-from hypothesis import given as hypothesis_given
-from hypothesis import settings
-from hypothesis import strategies as st
-
-from iroh_proto.testing.checks import (
-    check_bounds,
-    check_cutting,
-    check_determinism,
-    check_draining,
-    check_earlier_now,
-    check_early_timer,
-    check_end,
-    check_garbage,
-    check_misuse,
-    check_peer_bytes,
-    check_refusals,
-    check_timer,
-)
+from iroh_proto.extras import needs_extra
 from iroh_proto.testing.run import Call, ContractBroken, Oversleep, React, Run, Wait
-from iroh_proto.testing.strategies import chunk_sizes
-from iroh_proto.testing.subject import Flood, Hostile, Script, Subject
+
+with needs_extra(__name__, "testing", {"hypothesis"}):
+    from hypothesis import given as hypothesis_given
+    from hypothesis import settings
+    from hypothesis import strategies as st
+
+    from iroh_proto.testing.checks import (
+        check_bounds,
+        check_cutting,
+        check_determinism,
+        check_draining,
+        check_earlier_now,
+        check_early_timer,
+        check_end,
+        check_garbage,
+        check_misuse,
+        check_peer_bytes,
+        check_refusals,
+        check_timer,
+    )
+    from iroh_proto.testing.strategies import chunk_sizes
+    from iroh_proto.testing.subject import Flood, Hostile, Script, Subject
 
 __all__ = [
     "Call",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,20 @@ RETRANSMISSION_TIME = 0.2
 
 # Above it, a simulated stream would hardly move at all.
 _MOST_TCP_LOSS = 0.9
+
+LEAST_MTU = 68
+"""Bytes of the smallest MTU that a link may have (RFC 791)."""
+
+_NUMBERS: Final = {
+    "latency": (0.0, math.inf),
+    "jitter": (0.0, math.inf),
+    "loss": (0.0, 1.0),
+    "reordering": (0.0, 1.0),
+    "duplication": (0.0, 1.0),
+    "mtu": (LEAST_MTU, math.inf),
+    "bandwidth": (1.0, math.inf),
+    "queue_limit": (0, math.inf),
+}
 
 # Numbers that add up differently may differ by this much.
 _ROUNDING = 1e-6
@@ -110,7 +125,8 @@ class Link:
 
     :param latency: seconds one way.
     :param jitter: seconds on top, at most; drawn for each datagram, so that it reorders them.
-    :param loss: share of datagrams that get lost.
+    :param loss: share of datagrams that get lost. Of what TCP sends at most nine tenths are, so
+        that its streams move on; ``is_up`` stops them.
     :param reordering: share of datagrams that are held back by :data:`HOLD_BACK_TIME`.
     :param duplication: share of datagrams that arrive twice.
     :param mtu: bytes of the largest IP packet, headers included. A larger datagram disappears
@@ -119,6 +135,7 @@ class Link:
     :param bandwidth: bytes per second, each way by itself. What comes faster waits in a queue of
         ``queue_limit`` bytes; what finds it full is lost. ``None`` for no limit.
     :param is_up: whether anything gets through.
+    :raises ValueError: for a setting that no link can have, also when it is set later.
     """
 
     __slots__ = (
@@ -161,6 +178,14 @@ class Link:
         self.is_up = True
         self.up = Lane()
         self.down = Lane()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Setting is rare; to look at a property for each packet would cost more.
+        if name in _NUMBERS and value is not None:
+            least, most = _NUMBERS[name]
+            if not (isinstance(value, int | float) and least <= value <= most):
+                raise ValueError(f"{name} of a link is from {least:g} to {most:g}, not {value!r}")
+        object.__setattr__(self, name, value)
 
     @property
     def is_ideal(self) -> bool:

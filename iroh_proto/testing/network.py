@@ -143,7 +143,10 @@ class Network(Fabric):
         :param ipv6_subnet: the IPv6 addresses of the LAN, which are not translated.
         :param firewall: what passes besides; without it all IPv6 does.
         :raises LocalProtocolError: if the name or the address is taken.
+        :raises TypeError: if the kind is none.
         """
+        if not isinstance(kind, NatKind):
+            raise TypeError(f"a kind of NAT is a NatKind, such as PORT_RESTRICTED, not {kind!r}")
         if subnet is None:
             base = FIRST_LAN.network_address + 256 * (len(self.routers) + 1)
             subnet = f"{base}/24"

@@ -97,8 +97,10 @@ class Segment:
         if ip is None and not self.subnets:
             raise LocalProtocolError(f"say which address it has in {self.name}")
         ip = self.free_ip(self.subnets[0]) if ip is None else str(ipaddress.ip_address(ip))
-        if ip in self._members or not self.contains(ip):
-            raise LocalProtocolError(f"{ip} is taken, or is not of {self.name}")
+        if ip in self._members:
+            raise LocalProtocolError(f"{ip} is taken in {self.name}")
+        if not self.contains(ip):
+            raise LocalProtocolError(f"{ip} is no address of {self.name}")
         attachment = self._members[ip] = Attachment(owner, self, ip, link)
         return attachment
 

@@ -99,6 +99,8 @@ def test_every_command_has_help(arguments: list[str]) -> None:
         (["derper"], b"--dev"),
         (["ticket", "show", "node!"], b"not a ticket"),
         (["demo", "--file", "/nonexistent"], b"/nonexistent"),
+        (["lab", "nat-matrix", "--svg", "/nonexistent/x.svg"], b"/nonexistent/x.svg"),
+        (["lab", "scale", "--hours", "nan"], b"has to end"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -107,6 +109,21 @@ def test_wrong_usage_is_exit_code_2_and_says_why(arguments: list[str], complaint
     assert done.returncode == 2
     assert done.stdout == b""
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "lab nat-pair EI/EI EI/EI"])
+def test_output_without_room_is_exit_code_1_and_one_sentence(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=LIMIT,
+            cwd=ROOT,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"Error: cannot write the output: No space left on device\n"
 
 
 def test_unreachable_node_is_exit_code_1_and_one_sentence() -> None:
@@ -362,6 +379,7 @@ def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:
     assert len(result["cells"]) == 100
     assert all(cell["agrees"] for cell in result["cells"])
     assert picture.read_text(encoding="utf-8").startswith("<svg ")
+    assert done.stderr == b""
 
 
 def test_lab_says_what_a_large_network_costs() -> None:

@@ -36,6 +36,20 @@ def test_a_missing_extra_is_named(missing: str) -> None:
     assert "pip install 'iroh-proto[anyio]'" in output
 
 
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("iroh_anyio.testing", "aioquic", "anyio"),
+        ("iroh_proto.testing.strategies", "hypothesis", "testing"),
+        ("iroh_proto.testing.contract", "hypothesis", "testing"),
+    ],
+)
+def test_tools_for_tests_name_their_extra(module: str, missing: str, extra: str) -> None:
+    output = run(f"import {module}", missing)
+    assert f"{module} needs {missing}: install the extra" in output
+    assert f"pip install 'iroh-proto[{extra}]'" in output
+
+
 def test_the_pure_part_needs_no_anyio() -> None:
     code = "import iroh_anyio.quic.endpoint_machine as m; print(m.EndpointMachine.__name__)"
     assert run(code, "anyio", "psutil", "trio") == "EndpointMachine\n"

@@ -89,6 +89,26 @@ def test_a_plain_test_is_told_that_nothing_would_serve_it(project: pytest.Pytest
     result.stdout.fnmatch_lines(["*the fixture iroh_derper is for async tests, of anyio's plugin"])
 
 
+def test_a_plain_test_is_told_the_name_that_it_knows(project: pytest.Pytester) -> None:
+    result = run(project, "def test_plain(iroh_endpoint_pair): pass")
+    result.stdout.fnmatch_lines(["*the fixture iroh_endpoint_pair is for async tests, *"])
+
+
+def test_a_pair_that_serves_nothing_is_refused(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+        import pytest
+
+        @pytest.mark.anyio
+        @pytest.mark.iroh_alpns()
+        async def test_pair(iroh_endpoint_pair):
+            pass
+        """,
+    )
+    result.stdout.fnmatch_lines(["*the marker iroh_alpns names one protocol or more"])
+
+
 def test_a_simulated_network_has_the_seed_that_it_is_given(project: pytest.Pytester) -> None:
     result = run(
         project,

@@ -134,6 +134,16 @@ def test_a_protocol_nobody_serves_is_said_at_once() -> None:
     assert bob.machine.stats.handshakes_failed == 1
 
 
+@pytest.mark.parametrize("alpn", ["example/0", None, 7])
+def test_a_protocol_name_that_is_no_bytes_is_refused_at_once(alpn: object) -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    with pytest.raises(TypeError, match="a protocol name is bytes, such as b'example/0', not"):
+        alice.dial(bob.addr(), alpn=alpn)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not 101"):
+        alice.machine.set_alpns(b"example/0")  # type: ignore[arg-type]
+
+
 def test_the_protocols_served_can_change() -> None:
     world = EndpointWorld()
     alice, bob = world.two()

@@ -76,6 +76,7 @@ NEEDS_HYPOTHESIS = {"contract", "checks", "subject", "strategies"}
 
 FOUNDATION = {
     "errors",
+    "extras",
     "address",
     "key",
     "box",

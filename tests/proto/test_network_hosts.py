@@ -417,3 +417,10 @@ def test_a_node_that_moves_is_followed_without_being_told_twice() -> None:
     addr = bob.sock.path_info(alice.id).addr
     assert isinstance(addr, UdpAddress)
     assert (bob.kind(alice), addr.ip) == ("direct", "203.0.113.3")
+
+
+def test_a_kind_of_nat_that_is_none_is_refused_at_once() -> None:
+    network = make_network()
+    with pytest.raises(TypeError, match="not 'symmetric'"):
+        network.add_nat("home", ip="203.0.113.1", kind="symmetric")  # type: ignore[arg-type]
+    assert not network.routers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.testing.congestion import INITIAL_WINDOW, SMALLEST_WINDOW, CongestionWindow
+from iroh_proto.testing.links import Link
 from iroh_proto.testing.network import Program
 from iroh_proto.testing.tcp import GIVE_UP_TIME
 from tests.proto.talker import SERVER, SERVER_IP, Talker, heard, make_network, say, talk, told
@@ -55,6 +58,28 @@ def test_a_datagram_larger_than_the_mtu_disappears(ip: str, overhead: int) -> No
     network.run_for(1)
     assert [len(data) for _, data in heard(far)] == [fitting, 5]
     assert network.stats.too_big == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss", 1.5),
+        ("loss", float("nan")),
+        ("duplication", -0.1),
+        ("reordering", 7),
+        ("latency", -1.0),
+        ("jitter", "1"),
+        ("mtu", 10),
+        ("bandwidth", 0.0),
+        ("queue_limit", -1),
+    ],
+)
+def test_what_no_link_can_have_is_refused(name: str, value: object) -> None:
+    link = Link(random.Random(0))
+    with pytest.raises(ValueError, match=f"{name} of a link is from"):
+        setattr(link, name, value)
+    with pytest.raises(ValueError, match=f"{name} of a link is from"):
+        Link(random.Random(0), **{name: value})  # type: ignore[arg-type]
 
 
 def test_datagrams_leave_one_after_the_other_at_the_bandwidth() -> None:

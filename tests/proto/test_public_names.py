@@ -68,11 +68,13 @@ def defined_in(module: ModuleType) -> list[str]:
 
 
 def gathered_by(module: ModuleType) -> set[str]:
-    """Return the names that a package imports from the modules of this project."""
+    """Return the names that a package imports from the modules of this project, to pass them on."""
     tree = ast.parse(inspect.getsource(module))
     return {
         alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("iroh_")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("iroh_")
+        and node.module != "iroh_proto.extras"
         for alias in node.names
     }
