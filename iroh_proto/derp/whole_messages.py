@@ -131,6 +131,6 @@ class WholeMessages:
             self._check(first, size - 1)
         stop = start + size
         if stop > end:
-            self._wanted = stop - offset if end > start else start + 1 - offset
+            self._wanted = (stop if end > start else min(start + 1, stop)) - offset
             return None
         return start, stop

@@ -65,6 +65,10 @@ FOUND = {
         "http-response",
         b"\0\x09HTTP/1.1 100 Continue\r\nx: 0123456789\r\n\r\n\0\1\2\3\4\5\6\7",
     ),
+    "websocket: an empty message that came in pieces was seen with the next one": (
+        "derp-v3-websocket",
+        b"\x01\x01\x82\x80\x00\x00\x30\x00",
+    ),
     "HTTP: an upgrade that names no protocol was offered to be agreed to": (
         "http-request",
         b"\x08GET /derp HTTP/1.1\r\nupgrade:\r\n\r\n",
