@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from weakref import WeakSet, WeakValueDictionary
 
 from anyio.lowlevel import checkpoint
@@ -238,15 +239,15 @@ class Connection:
         if receiver is not None:
             receiver.note_data(event.data, event.end)
         else:
-            link = self._link
-            now = link.driver.now()
-            link.machine.consume(link.number, event.stream_id, len(event.data), now=now)
+            self._link.consume(event.stream_id, len(event.data))
 
     def note_reset(self, event: StreamReset) -> None:
         """Take the news that the peer gave up sending on a stream."""
         receiver = self._receivers.get(event.stream_id)
         if receiver is not None:
             receiver.note_reset(event.code)
+        else:
+            self._link.consume(event.stream_id, 0)
 
     def note_stopped(self, event: SendingStopped) -> None:
         """Take the news that the peer wants no more of a stream."""
@@ -281,6 +282,8 @@ class Connection:
 
     def note_closed(self, reason: CloseReason) -> None:
         """Take the news that it is over, and wake everybody."""
+        with suppress(LocalProtocolError):  # the machine keeps the facts of a few that are over
+            self._current()
         self._link.reason = reason
         for signal in (self._opened, self._datagram_arrived, self._over):
             signal.set()

@@ -58,6 +58,8 @@ async def secure(
     :raises OSError: if the peer is not who it should be, or breaks the connection.
     """
     try:
+        if server_name is not None:
+            _check_name(server_name)
         tls_socket = context.wrap_socket(
             tcp_socket,
             server_side=server_name is None,
@@ -80,6 +82,14 @@ async def secure(
     except BaseException:
         tls_socket.close()
         raise
+
+
+def _check_name(server_name: str) -> None:
+    # wrap_socket() would find out when it has the descriptor, and leave it open.
+    try:
+        server_name.encode("idna")
+    except UnicodeError as error:
+        raise OSError(f"{server_name} is no name for TLS: {error}") from None
 
 
 async def _connect(host: str, port: int) -> socket.socket:

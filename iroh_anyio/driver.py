@@ -3,7 +3,7 @@
 Everything an input causes is carried out where it was given: events are dispatched and bytes handed
 to the kernel before :meth:`Driver.flush` returns. Only a kernel that cannot take more makes
 anything wait, and then in a task of its own. What arrives on sockets is given in a task of the
-driver or, on asyncio, by the event loop (:func:`~iroh_anyio.readiness.call_when_readable`).
+driver or, on asyncio, by the event loop (:func:`~iroh_anyio.backends.call_when_readable`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from iroh_anyio.readiness import backend_clock
+from iroh_anyio.backends import backend_clock, soon_caller
 from iroh_anyio.udp import UdpSocket
 from iroh_proto.address import UdpAddress
 from iroh_proto.machine import DatagramMachine, Machine
@@ -58,6 +58,7 @@ class Driver(Generic[EventT]):
         self._on_event = on_event
         self._handlers: dict[type, Callable[[Any], None]] = {}
         self._clock = anyio.current_time
+        self._call_soon: Callable[[Callable[[], None]], None] = _forget
         self._tasks: TaskGroup | None = None
         self._timer_scope: anyio.CancelScope | None = None
         self._armed = math.inf
@@ -78,12 +79,19 @@ class Driver(Generic[EventT]):
         if self._tasks is not None:
             self._tasks.start_soon(function, *args)
 
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have a function called in another turn of the event loop, as long as that runs.
+
+        This may be called at any point and in any thread, as finalizers are.
+        """
+        self._call_soon(function)
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, then close the ports.
 
         An exception out of it is a defect of a machine or of a callback.
         """
-        self._clock = backend_clock()
+        self._clock, self._call_soon = backend_clock(), soon_caller()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -151,6 +159,10 @@ class Driver(Generic[EventT]):
             if deadline is not None and deadline <= now:
                 self._machine.handle_timer(now=now)
                 self.flush()
+
+
+def _forget(function: Callable[[], None]) -> None:
+    """Call nothing: the driver does not run yet."""
 
 
 class UdpPort:

@@ -106,6 +106,7 @@ class MagicEndpoint(Service):
         self._is_running = False
         self._table = ConnectionTable(machine, self._driver)
         self._addr_changed = Signal()
+        self._interface_ips: list[str] = []
         self._derp_watch = DerpWatch()
         self._handlers: dict[type, Callable[[Any], None]] = {
             **self._table.handlers,
@@ -385,10 +386,10 @@ class MagicEndpoint(Service):
 
     async def _watch(self) -> None:
         """Notice what no packet tells: that the machine slept, or has other interfaces."""
-        sleep_watch, before = host.SleepWatch(), set(host.interface_ips())
+        sleep_watch, before = host.SleepWatch(), set(self._list_interfaces())
         while True:
             await anyio.sleep(WATCH_INTERVAL)
-            after = set(host.interface_ips())
+            after = set(self._list_interfaces())
             if sleep_watch.slept():
                 logger.info("the machine slept")
                 self._machine.resumed(now=self._driver.now())
@@ -437,8 +438,16 @@ class MagicEndpoint(Service):
         self._addr_changed.set()
 
     def _on_interfaces_requested(self, event: InterfacesRequested) -> None:
-        ips = host.interface_ips()
+        ips = self._list_interfaces()
         self._machine.complete_interfaces(event.request_id, ips, now=self._driver.now())
+
+    def _list_interfaces(self) -> list[str]:
+        """Return the addresses of the interfaces, those known last if they cannot be had."""
+        try:
+            self._interface_ips = host.interface_ips()
+        except OSError as error:  # as for want of descriptors, which will pass
+            logger.warning("the interfaces cannot be listed: %s", error)
+        return self._interface_ips
 
     def _on_dns_requested(self, event: DnsRequested) -> None:
         self._driver.start_soon(self._resolve, event)

@@ -42,6 +42,8 @@ def interface_ips() -> list[str]:
     """Return the IP addresses of the interfaces that are up, loopback and all, as text.
 
     IPv6 link-local addresses keep their scope, ``fe80::1%eth0``.
+
+    :raises OSError: if they cannot be listed, as for want of descriptors.
     """
     states = psutil.net_if_stats()
     ips: dict[str, None] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from iroh_anyio.driver import Driver
 from iroh_anyio.errors import raise_closed
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
@@ -59,8 +61,16 @@ class Link:
             self.machine.stop_sending(self.number, stream_id, code, now=self.driver.now())
             self.driver.flush()
 
-    def consume(self, stream_id: int, count: int) -> None:
-        """Let the peer send on, unless the connection is over."""
+    def discard_soon(self, stream_id: int) -> None:
+        """Let the peer send on as if all were read, in another turn of the event loop.
+
+        For finalizers: these run at any point, within a command of the machine, too.
+        """
+        if self.reason is None:
+            self.driver.call_soon(partial(self.consume, stream_id, None))
+
+    def consume(self, stream_id: int, count: int | None) -> None:
+        """Let the peer send on, unless the connection is over; ``None`` is for all there was."""
         if self.reason is None:
             self.machine.consume(self.number, stream_id, count, now=self.driver.now())
             self.driver.flush()

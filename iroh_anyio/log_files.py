@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import IO, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from aioquic.quic.logger import QuicFileLogger, QuicLoggerTrace
 
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.trace_file import TraceFile, open_private
+
+logger = logging.getLogger("iroh_anyio.log_files")
 
 PathText: TypeAlias = str | os.PathLike[str]
 
@@ -18,7 +22,7 @@ class LogFiles:
     """The files of one endpoint, open until :meth:`close`."""
 
     def __init__(
-        self, qlog: _QlogFolder | None, keylog: IO[str] | None, trace: TraceFile | None
+        self, qlog: _QlogFolder | None, keylog: _KeylogFile | None, trace: TraceFile | None
     ) -> None:
         self.trace = trace
         self._qlog = qlog
@@ -41,9 +45,7 @@ class LogFiles:
                 raise NotADirectoryError(f"there is no folder {os.fspath(qlog_dir)} for qlog files")
             qlog = _QlogFolder(os.fspath(qlog_dir))
         keylog_file = keylog_file or os.environ.get("SSLKEYLOGFILE")
-        keylog: IO[str] | None = None
-        if keylog_file:
-            keylog = open_private(keylog_file, os.O_APPEND)
+        keylog = _KeylogFile(keylog_file) if keylog_file else None
         try:
             trace = None if trace_file is None else TraceFile(trace_file)
         except OSError:
@@ -70,6 +72,38 @@ class LogFiles:
             self.trace.close()
 
 
+class _KeylogFile:
+    """Takes TLS secrets as long as they can be written.
+
+    What cannot be is a warning, since nobody's connections are to break because of it.
+    """
+
+    def __init__(self, path: PathText) -> None:
+        self._file = open_private(path, os.O_APPEND)
+        self._has_failed = False
+
+    def write(self, text: str) -> int:
+        """Take the next lines."""
+        self._try(lambda: self._file.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Have them in the file."""
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if not self._has_failed:
+                logger.warning("TLS secrets are not written: %s", error.strerror)
+            self._has_failed = True
+
+
 class _QlogFolder(QuicFileLogger):
     """Writes a file when a connection is gone, or with :meth:`end_all`."""
 
@@ -85,7 +119,10 @@ class _QlogFolder(QuicFileLogger):
     def end_trace(self, trace: QuicLoggerTrace) -> None:
         if trace in self._open:
             del self._open[trace]
-            super().end_trace(trace)
+            try:
+                super().end_trace(trace)
+            except OSError as error:
+                logger.warning("a qlog file is not written: %s", error)
 
     def end_all(self) -> None:
         for trace in list(self._open):

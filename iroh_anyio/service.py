@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -58,8 +59,15 @@ class Service(abc.ABC):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
         assert self._task_group is not None
+        try:
+            await self.close()
+        except BaseException as error:
+            # asyncio's own cancellation or Ctrl-C: no scope shields from those.
+            self._task_group.cancel_scope.cancel()
+            with suppress(BaseException):
+                await self._task_group.__aexit__(type(error), error, error.__traceback__)
+            raise
         self._task_group.cancel_scope.cancel()
         cancelled = anyio.get_cancelled_exc_class()
         try:
@@ -84,9 +92,11 @@ class Service(abc.ABC):
             self._release()
             return
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(STOP_TIMEOUT):
-                await self._stop()
-            self._running.cancel()
+            try:
+                with anyio.move_on_after(STOP_TIMEOUT):
+                    await self._stop()
+            finally:
+                self._running.cancel()
             await self._ended.wait()
 
     @abc.abstractmethod

@@ -98,8 +98,8 @@ class SendStream(ByteSendStream):
         Nothing happens on a connection that is over.
         """
         if not self._delivered:
-            self._ended = self._reset = True
             self._link.reset_stream(self._stream_id, code)
+            self._ended = self._reset = True
         self._progress.set()
 
     async def aclose(self) -> None:
@@ -153,6 +153,13 @@ class ReceiveStream(ByteReceiveStream):
         self._ended = False
         self._stopped = False
         self._reset: int | None = None
+        self._end_was_told = False
+
+    def __del__(self) -> None:
+        # Nobody has to say that a stream is done with. What is left of it counts against what the
+        # peer may send and open.
+        if not self._stopped and not self._end_was_told:
+            self._link.discard_soon(self._stream_id)
 
     @property
     def stream_id(self) -> int:
@@ -185,6 +192,7 @@ class ReceiveStream(ByteReceiveStream):
                     # A stream without bytes counts as unread, and against what the peer may
                     # open, until somebody has looked at it.
                     self._link.consume(self._stream_id, 0)
+                    self._end_was_told = True
                 if self._ended:
                     raise anyio.EndOfStream
                 if self._reset is not None:
@@ -198,10 +206,10 @@ class ReceiveStream(ByteReceiveStream):
         Nothing happens on a connection that is over.
         """
         if not self._stopped:
+            self._link.stop_sending(self._stream_id, code)
             self._stopped = True
             self._chunks.clear()
             self._arrived.set()
-            self._link.stop_sending(self._stream_id, code)
 
     async def aclose(self) -> None:
         """Stop receiving, with code 0 if there could be more to come."""

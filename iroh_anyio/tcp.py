@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import anyio
 
+from iroh_anyio.backends import call_when_readable
 from iroh_anyio.dial import dial
 from iroh_anyio.driver import Driver
 from iroh_anyio.patience import Patience
 from iroh_anyio.proxy import HttpProxy
-from iroh_anyio.readiness import call_when_readable
 from iroh_anyio.tcp_connection import READ_SIZE, Socket, TcpConnection
 from iroh_proto.machine import (
     TcpCloseRequested,
@@ -246,6 +246,9 @@ class TcpDialer(TcpPort):
                 tcp_socket = await dial(event.host, event.port, context, proxy=self._proxy)
             except OSError as problem:
                 error = str(problem) or type(problem).__name__
+                if isinstance(problem, ssl.SSLCertVerificationError):
+                    # OpenSSL leaves out authorities that it cannot read, for want of descriptors.
+                    self._client_context = None
                 logger.debug("connecting to %s port %d: %s", event.host, event.port, error)
             else:
                 if self._dials.get(tcp_id) is scope:

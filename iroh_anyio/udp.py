@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import anyio
 from anyio.lowlevel import checkpoint
 
-from iroh_anyio.readiness import call_when_readable
+from iroh_anyio.backends import call_when_readable
 from iroh_proto.address import UdpAddress
 
 logger = logging.getLogger("iroh_anyio.udp")

@@ -30,6 +30,9 @@ HELLO_WAIT = 10.0
 BROKEN = 1
 """Close code of a pipe whose end was not reached, and of a peer that got none."""
 
+TAKEN = "taken"
+"""What a peer is told that came after another one."""
+
 
 @click.command()
 @endpoint_options
@@ -88,7 +91,16 @@ async def _listen(settings: EndpointSettings, recv_only: bool) -> None:
         say(f"  iroh-anyio connect {ticket}")
         say(f"  dumbpipe connect {ticket.to_endpoint_str()}")
         connection, stream = await door.first_peer(endpoint)
-        await _forward(connection, stream, recv_only)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(turn_away, endpoint)
+            await _forward(connection, stream, recv_only)
+            tasks.cancel_scope.cancel()
+
+
+async def turn_away(endpoint: MagicEndpoint) -> None:
+    """Close the connections of those whose handshake was under way when the door was shut."""
+    async for connection in endpoint:
+        connection.close(BROKEN, TAKEN)
 
 
 async def _own_addr(endpoint: MagicEndpoint, settings: EndpointSettings) -> NodeAddr:
@@ -133,7 +145,7 @@ class _Door:
             logger.info("node %s did not greet: %s", node_id.fmt_short(), error)
         finally:
             if self._first is None or self._first[0] is not connection:
-                connection.close(BROKEN, "invalid handshake" if self.is_open else "taken")
+                connection.close(BROKEN, "invalid handshake" if self.is_open else TAKEN)
 
 
 async def _connect(settings: EndpointSettings, addr: NodeAddr, recv_only: bool) -> None:
@@ -160,13 +172,20 @@ async def _forward(connection: Connection, stream: BiStream, recv_only: bool) ->
 
     :raises click.ClickException: if the connection ended before the data did.
     """
+    unsent = anyio.CancelScope()
     try:
         async with anyio.create_task_group() as tasks:
             if recv_only:
                 await stream.send_eof()
+                unsent.cancel()
             else:
-                tasks.start_soon(_send_stdin, stream)
+                tasks.start_soon(_send_stdin, stream, unsent)
             await _receive_to_stdout(stream)
+            with unsent:
+                # stdin may say nothing for ever, and only with the next bytes of it would the end
+                # of the connection be noticed.
+                await connection.wait_closed()
+                await stream.send_eof()
         await _wait_delivered(stream)
         connection.close(0, "done")
     except* ConnectionClosed as group:
@@ -187,11 +206,13 @@ async def _wait_delivered(stream: BiStream) -> None:
             raise
 
 
-async def _send_stdin(stream: BiStream) -> None:
+async def _send_stdin(stream: BiStream, unsent: anyio.CancelScope) -> None:
+    """Send all of stdin, and cancel what goes on only until then."""
     stdin = StandardInput()
     while chunk := await stdin.read():
         await stream.send(chunk)
     await stream.send_eof()
+    unsent.cancel()
 
 
 async def _receive_to_stdout(stream: BiStream) -> None:

@@ -254,10 +254,10 @@ class EndpointMachine:
             conn.streams.stop(stream_id, code)
             self._board.touch(conn)
 
-    def consume(self, connection: int, stream_id: int, count: int, *, now: float) -> None:
+    def consume(self, connection: int, stream_id: int, count: int | None, *, now: float) -> None:
         """Note that the application read ``count`` bytes: the peer may send as many more.
 
-        With 0 for an end that came without bytes.
+        With 0 for an end that came without bytes, and ``None`` for all that was delivered.
 
         :raises LocalProtocolError: if there never was such a connection or stream, it is not one
             to receive on, or delivered fewer bytes.

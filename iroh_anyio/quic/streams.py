@@ -180,18 +180,22 @@ class StreamTable:
         else:
             self._close_receiving(stream_id, stream)
 
-    def consume(self, stream_id: int, count: int) -> bool:
+    def consume(self, stream_id: int, count: int | None) -> bool:
         """Open the windows by ``count`` bytes; say whether the peer is to be told.
+
+        :param count: ``None`` for all that was delivered.
 
         :raises LocalProtocolError: if the stream does not exist, cannot be received on, or
             delivered fewer bytes.
         """
         self._check_receives(stream_id)
         stream = self._streams.get(stream_id)
-        if count < 0:
+        if count is not None and count < 0:
             raise LocalProtocolError(f"{count} bytes consumed")
         if stream is None or self._is_done_receiving(stream_id, stream):
             return False
+        if count is None:
+            count = stream.delivered - stream.consumed
         if count > stream.delivered - stream.consumed:
             raise LocalProtocolError(
                 f"{count} bytes consumed of {stream.delivered - stream.consumed} delivered"

@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import anyio
 import pytest
 
+from iroh_anyio import MagicEndpoint
+from iroh_anyio.cli import pipe
+from iroh_anyio.cli.pipe import DUMBPIPE_ALPN, HELLO
 from iroh_proto import NodeAddr, NodeId, SecretKey
 from iroh_proto.ticket import NodeTicket
 
@@ -225,6 +229,48 @@ def test_pipe_carries_both_directions_whole(size: int) -> None:
     assert connecting.stdout == back
     assert answers[0] == there
     assert listener.returncode == 0
+
+
+def test_a_peer_that_dies_after_its_end_is_noticed_while_stdin_is_silent() -> None:
+    with running("listen", "--no-derp", "--bind", "127.0.0.1:0") as listener:
+        ticket = ""
+        while not ticket.startswith("node"):
+            ticket = first_line(listener.stderr).decode().split()[-1]
+
+        async def say_all_and_die() -> None:
+            addr = NodeTicket.from_str(ticket).node_addr
+            async with await MagicEndpoint.bind(bind_addrs=["127.0.0.1:0"]) as endpoint:
+                connection = await endpoint.connect(addr, alpn=DUMBPIPE_ALPN)
+                stream = await connection.open_bi()
+                await stream.send(HELLO + b"all")
+                await stream.send_eof()
+                await stream.wait_delivered()
+                connection.close(7, "died")
+
+        anyio.run(say_all_and_die)
+        assert listener.stdout is not None
+        assert listener.stdout.read() == b"all"
+        assert listener.wait(LIMIT) == 1
+        assert listener.stderr is not None
+        assert b"not all data came through" in listener.stderr.read()
+
+
+def test_who_was_let_in_too_late_is_told() -> None:
+    async def come_late() -> None:
+        loopback = ["127.0.0.1:0"]
+        async with (
+            await MagicEndpoint.bind(bind_addrs=loopback, alpns=[DUMBPIPE_ALPN]) as listener,
+            await MagicEndpoint.bind(bind_addrs=loopback) as late,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(pipe.turn_away, listener)
+            addr = NodeAddr(listener.node_id, direct_addresses=listener.bound_addresses)
+            connection = await late.connect(addr, alpn=DUMBPIPE_ALPN)
+            reason = await connection.wait_closed()
+            assert (reason.code, reason.text) == (pipe.BROKEN, "taken")
+            tasks.cancel_scope.cancel()
+
+    anyio.run(come_late)
 
 
 def test_connect_by_node_id_meets_at_the_derp_server(tmp_path: Path) -> None:

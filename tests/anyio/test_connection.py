@@ -177,3 +177,17 @@ async def test_stats_count() -> None:
         after = accepted.stats
         assert after.bytes_received - before.bytes_received > 100_000
         assert after.packets_received - before.packets_received > 80
+
+
+async def test_the_counts_of_a_connection_that_is_over_are_those_at_its_end() -> None:
+    async with joined() as (dialled, accepted):
+        stream = await dialled.open_uni()
+        await stream.send(bytes(100_000))
+        await stream.send_eof()
+        received = await accepted.accept_uni()
+        assert len(b"".join([chunk async for chunk in received])) == 100_000
+        await stream.wait_delivered()
+        dialled.close()
+        await accepted.wait_closed()
+        assert dialled.stats.bytes_sent > 100_000
+        assert accepted.stats.bytes_received > 100_000

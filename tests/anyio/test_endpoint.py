@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 from pathlib import Path
@@ -443,6 +444,34 @@ async def test_qlog_and_keylog_are_written(tmp_path: Path) -> None:
     assert "CLIENT_TRAFFIC_SECRET_0" in keylog.read_text()
     assert keylog.stat().st_mode & 0o077 == 0
     assert files_in(tmp_path, "*.qlog")
+
+
+async def test_log_files_that_cannot_be_written_harm_no_connection(tmp_path: Path) -> None:
+    folder = tmp_path / "qlog"
+    folder.mkdir()
+    settings = {"qlog_dir": folder, "keylog_file": "/dev/full"}
+    async with joined(settings, settings) as (dialled, accepted):
+        await dialled.send_datagram(b"to")
+        assert await accepted.receive_datagram() == b"to"
+        folder.rmdir()
+
+
+async def test_an_endpoint_lives_on_while_interfaces_cannot_be_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = anyio.Event()
+
+    def fail() -> list[str]:
+        listed.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(endpoint_module, "WATCH_INTERVAL", 0.01)
+    async with joined() as (dialled, accepted):
+        monkeypatch.setattr(host, "interface_ips", fail)
+        await listed.wait()
+        await anyio.wait_all_tasks_blocked()
+        await dialled.send_datagram(b"to")
+        assert await accepted.receive_datagram() == b"to"
 
 
 async def test_the_environment_names_the_keylog(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 from anyio.abc import TaskStatus
@@ -130,3 +132,54 @@ async def test_it_is_entered_once() -> None:
     async with Fragile() as fragile:
         with pytest.raises(RuntimeError, match="entered once"):
             await fragile.__aenter__()
+
+
+async def test_what_no_scope_shields_from_leaves_nothing_behind() -> None:
+    class Interrupted(Fragile):
+        async def _run(self, *, task_status: TaskStatus[None]) -> None:
+            try:
+                await super()._run(task_status=task_status)
+            finally:
+                self.log.append("ended")
+
+        async def _stop(self) -> None:
+            raise KeyboardInterrupt
+
+    interrupted = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        async with interrupted:
+            pass
+    assert interrupted.log == ["run", "ended"]
+    await interrupted.close()
+
+
+def test_cancellation_by_asyncio_itself_while_it_leaves_leaves_nothing_behind() -> None:
+    async def main() -> list[str]:
+        leaving = anyio.Event()
+
+        class Slow(Fragile):
+            async def _run(self, *, task_status: TaskStatus[None]) -> None:
+                try:
+                    await super()._run(task_status=task_status)
+                finally:
+                    self.log.append("ended")
+
+            async def _stop(self) -> None:
+                leaving.set()
+                await anyio.sleep_forever()
+
+        slow = Slow()
+
+        async def use() -> None:
+            async with slow:
+                pass
+
+        task = asyncio.create_task(use())
+        await leaving.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return slow.log
+
+    assert asyncio.run(main()) == ["run", "ended"]

@@ -16,6 +16,7 @@ from iroh_anyio import (
     StreamReset,
     StreamStopped,
 )
+from iroh_proto.errors import LocalProtocolError
 from tests.anyio.nodes import LIMIT, joined
 
 pytestmark = pytest.mark.anyio
@@ -314,3 +315,47 @@ async def test_streams_nobody_holds_do_not_block_the_connection() -> None:
         near, far = await open_pair(dialled, accepted)
         await far.send(b"still works")
         assert await near.receive() == b"still works"
+
+
+async def test_unread_bytes_of_streams_nobody_holds_any_more_do_not_count() -> None:
+    size, streams = 50_000, 5
+    options = EndpointOptions(connection_window=2 * size, stream_window=size)
+    async with joined({"options": options}) as (dialled, accepted):
+        for _ in range(streams):
+            sender = await dialled.open_uni()
+            await sender.send(bytes(size))
+            await sender.send_eof()
+            receiver = await accepted.accept_uni()
+            assert await receiver.receive(1) == b"\0"
+            await sender.wait_delivered()  # so that the rest waits in what is dropped now
+            del receiver
+            gc.collect()
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_streams_nobody_looked_at_make_room_for_others(is_reset: bool) -> None:
+    async with joined({"options": EndpointOptions(max_streams=2)}) as (dialled, accepted):
+        for _ in range(5):
+            sender = await dialled.open_uni()
+            await sender.send(b"?")
+            receiver = await accepted.accept_uni()
+            del receiver
+            gc.collect()
+            if is_reset:
+                sender.reset()
+            else:
+                await sender.send_eof()
+
+
+async def test_a_code_that_cannot_be_is_refused_and_the_stream_goes_on() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        await near.send(b"kept")
+        for refused in (far.stop, near.reset):
+            with pytest.raises(LocalProtocolError, match="error code"):
+                refused(-1)
+        await near.send(b"!")
+        assert await far.receive(4) == b"kept"
+        far.stop(3)
+        with pytest.raises(StreamStopped, match="code 3"):
+            await send_for_ever(near)

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import cast
 
 import anyio
@@ -83,11 +83,18 @@ class Carried:
 class Host:
     """A carried machine that runs."""
 
-    def __init__(self, context: ssl.SSLContext | None = None, write_timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext | None = None,
+        write_timeout: float = 5.0,
+        contexts: list[ssl.SSLContext] | None = None,
+    ) -> None:
         self.machine = Carried()
         self.port: TcpPort = TcpDialer(
             self.machine,
-            ssl_context=lambda: context or ssl.create_default_context(),
+            ssl_context=lambda: (
+                contexts.pop() if contexts else context or ssl.create_default_context()
+            ),
             write_timeout=write_timeout,
         )
         self.driver: Driver[Event] = Driver(self.machine, [self.port], self._on_event)
@@ -322,6 +329,32 @@ async def test_a_certificate_nobody_vouches_for_is_refused(tls_contexts: Context
             with pytest.raises(ssl.SSLError):
                 await secure(accepted, tls_contexts[0])
             assert "certificate" in str(await host.wait_completed(1))
+
+
+async def test_authorities_are_read_again_after_a_certificate_was_refused(
+    tls_contexts: Contexts,
+) -> None:
+    """What could not be read, as for want of descriptors, is not missing for ever."""
+    contexts = [tls_contexts[1], ssl.create_default_context()]
+    host = Host(contexts=contexts)
+    with listening() as listener, ExitStack() as stack:
+        async with running(host):
+            for tcp_id in (1, 2):
+                host.machine.request(tcp_id, "localhost", listener.getsockname()[1], tls=True)
+                host.driver.flush()
+                with suppress(ssl.SSLError):
+                    stack.enter_context(await secure(await accept(listener), tls_contexts[0]))
+            assert "certificate" in str(await host.wait_completed(1))
+            assert await host.wait_completed(2) is None
+    assert contexts == []
+
+
+async def test_a_name_that_tls_knows_none_by_is_an_answer(tls_contexts: Contexts) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with pytest.raises(OSError, match=r"\.example is no name for TLS"):
+            await secure(ours, tls_contexts[1], server_name=".example")
+        assert ours.fileno() == -1
 
 
 async def test_a_withdrawn_request_is_not_answered(tls_contexts: Contexts) -> None:

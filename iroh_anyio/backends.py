@@ -1,8 +1,8 @@
-"""What a lone packet waits for: to be told that there is something to read, and of the time.
+"""What asyncio and trio are asked directly: for speed, or because anyio has no word for it.
 
 :func:`anyio.wait_readable` ends at each event. To call it again takes asyncio's event loop two
 turns and two system calls, which is most of what a relay adds to the latency of a packet. So where
-descriptors are read again and again, the backend is asked directly.
+descriptors are read again and again, it is the backend that calls.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 
 async def call_when_readable(descriptor: int, serve: Callable[[], None]) -> None:
@@ -35,6 +36,30 @@ def backend_clock() -> Callable[[], float]:
         return asyncio.get_running_loop().time
     clock: Callable[[], float] = sys.modules["trio"].current_time
     return clock
+
+
+def soon_caller() -> Callable[[Callable[[], None]], None]:
+    """Return what has a function called in another turn of the event loop that runs now.
+
+    It may be called at any point and in any thread, as finalizers are. Once the loop has ended it
+    does nothing.
+    """
+    if not _is_on_trio():
+        loop, context = asyncio.get_running_loop(), _asyncio_context()
+
+        def call_soon(function: Callable[[], None]) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(function, context=context)
+
+        return call_soon
+    run_soon: Callable[[Callable[[], None]], None]
+    run_soon = sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon
+
+    def call_soon_on_trio(function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):
+            run_soon(function)
+
+    return call_soon_on_trio
 
 
 async def _be_called_back(descriptor: int, serve: Callable[[], None]) -> None:
