@@ -236,7 +236,7 @@ class Derper(Service):
         self._config = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
         self._access.rule = config.access
         if "access" in changed:
-            self._machine.dismiss(self._access.denied(self._machine.clients), now=now)
+            self._machine.dismiss(self._access.denied(self._machine.admitted), now=now)
         if "rate_limit" in changed:
             self._machine.set_rate_limit(config.rate_limit, now=now)
         if "accept_limit" in changed:

@@ -461,8 +461,11 @@ def pack_datagrams(datagrams: Sequence[bytes]) -> list[bytes]:
     return payloads
 
 
-def split_datagrams(payload: bytes) -> list[bytes]:
-    """Return the datagrams in a payload; a datagram that is cut short at the end is left out."""
+def split_datagrams(payload: bytes, *, limit: int | None = None) -> list[bytes]:
+    """Return the datagrams in a payload; a datagram that is cut short at the end is left out.
+
+    :param limit: how many to return at most, from 1 on.
+    """
     size = len(payload)
     if size < LENGTH_PREFIX_SIZE:
         return []
@@ -474,7 +477,7 @@ def split_datagrams(payload: bytes) -> list[bytes]:
     while start + length <= size:
         datagrams.append(payload[start : start + length])
         start += length + LENGTH_PREFIX_SIZE
-        if start > size:
+        if start > size or len(datagrams) == limit:
             break
         length = _LENGTH_PREFIX.unpack_from(payload, start - LENGTH_PREFIX_SIZE)[0]
     return datagrams

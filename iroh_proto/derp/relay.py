@@ -163,6 +163,15 @@ class DerpServer:
         """The nodes that are connected, and the keys of clients of Tailscale's dialect."""
         return self._router.node_ids
 
+    @property
+    def admitted(self) -> set[ClientKey]:
+        """Those of :attr:`clients`, and those that gave way to newer ones, here or elsewhere."""
+        return {
+            connection.node_id
+            for connection in self._connections.values()
+            if connection.node_id is not None and not connection.is_mesh_member
+        }
+
     def start(self, *, now: float) -> None:
         """Dial the other servers of the mesh. Without a mesh there is nothing to start.
 

@@ -28,6 +28,7 @@ from iroh_proto.derp.segments import (
     SINGLE_HEADER,
     batches,
     holds_segments,
+    unpacked_parts,
 )
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import KEY_SIZE, NodeId
@@ -121,9 +122,10 @@ class RelayCodec(MessageCodec):
             return self._messages.build_pairs(parts)
         build = self._messages.build
         return [
-            build(message)
-            for header, payload in zip(parts[::2], parts[1::2], strict=True)
-            for message in _unpacked(bytes(header[-KEY_SIZE:]), bytes(payload))
+            build(BATCH_HEADER.pack(RELAYED_BATCH, source, 0, segment_size), data)
+            if segment_size
+            else build(SINGLE_HEADER.pack(RELAYED_DATAGRAM, source, 0), data)
+            for source, segment_size, data in unpacked_parts(parts)
         ]
 
     def _take(self, data: bytes) -> Iterator[bytes]:
@@ -166,12 +168,3 @@ def _relayed(message: bytes, source: bytes) -> tuple[bytes, bytes] | None:
             return BATCH_HEADER.pack(RELAYED_BATCH, source, ecn, segment_size), data
         return SINGLE_HEADER.pack(RELAYED_DATAGRAM, source, ecn), data
     return None
-
-
-def _unpacked(source: bytes, payload: bytes) -> Iterator[bytes]:
-    """Yield the messages with the datagrams of a packed payload."""
-    for segment_size, data in batches(split_datagrams(payload)):
-        if segment_size:
-            yield BATCH_HEADER.pack(RELAYED_BATCH, source, 0, segment_size) + data
-        else:
-            yield SINGLE_HEADER.pack(RELAYED_DATAGRAM, source, 0) + data

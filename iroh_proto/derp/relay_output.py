@@ -52,6 +52,8 @@ class RelayOutput:
         if connection.has_data_to_send:
             self._closing[tcp_id] = connection
             self.note(tcp_id, connection, now)
+        else:
+            self.forget(tcp_id)  # what it had may have been dropped
 
     def pull(self, tcp_id: int, connection: DerpServerConnection | None) -> bytes:
         """Return bytes of one of :attr:`unsent`, about :data:`PULL_SIZE` of them.

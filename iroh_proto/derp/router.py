@@ -31,7 +31,7 @@ from iroh_proto.derp.frames import PAYLOAD_AT, PacketParts, PacketRun
 from iroh_proto.derp.node_names import claimed_node, looks_like_disco
 from iroh_proto.derp.region import Region, alias_of
 from iroh_proto.derp.router_reports import Departure, Forward, Presence, RouterStats
-from iroh_proto.derp.segments import bare_parts, single_parts
+from iroh_proto.derp.segments import CONVERTED_LIMIT, bare_parts, single_parts
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId
 from iroh_proto.x25519 import X25519PublicKey, x25519_of
@@ -93,6 +93,7 @@ class DerpRouter:
         self._region = Region()
         self._remotes: dict[ClientKey, _Sender] = {}
         self._lookups = 0
+        self._bare_room = 0
         self._presences: list[Presence] = []
         self._forwards: list[Forward] = []
         self._missing: list[X25519PublicKey] = []
@@ -216,6 +217,9 @@ class DerpRouter:
         else:
             del ids[client.key]
             self._forget_key(client)
+            self._lookups = 1
+            if self._find_other_kind(client.key, is_curve=client.is_curve) is not None:
+                return Departure([], None)  # its node is still here, by its other key
             self._note_presence(client, is_present=False)
             return Departure([] if client.key in self._region else self._told(client), None)
         successor = self._clients[ids[client.key] if client.key in ids else waiting[-1]]
@@ -245,7 +249,7 @@ class DerpRouter:
         client_ids, destinations = self._client_ids[sender.is_curve], sender.destinations
         deliveries: list[tuple[int, PacketParts]] = []
         stats = self._stats
-        self._lookups = LOOKUPS_LIMIT
+        self._lookups, self._bare_room = LOOKUPS_LIMIT, CONVERTED_LIMIT
         for destination, parts in groups.items():
             target = client_ids.get(destination)
             if target is None:
@@ -289,7 +293,7 @@ class DerpRouter:
         :returns: as :meth:`route`.
         """
         sender = self._remotes.get(source) or _Sender(source)
-        self._lookups = LOOKUPS_LIMIT
+        self._lookups, self._bare_room = LOOKUPS_LIMIT, CONVERTED_LIMIT
         target = self._find(destination, is_curve=sender.is_curve)
         if target is None:
             self._count_lost({destination: parts})
@@ -459,7 +463,11 @@ class DerpRouter:
         if key is None:
             self._stats.packets_without_name += len(parts) // 2
             return None
-        translated = bare_parts(parts, key) if to_curve else single_parts(parts, key)
+        if to_curve:
+            translated = bare_parts(parts, key, limit=self._bare_room)
+            self._bare_room -= len(translated) // 2
+        else:
+            translated = single_parts(parts, key)
         if not translated:
             self._stats.packets_without_datagram += len(parts) // 2
             return None

@@ -20,7 +20,7 @@ class RouterStats:
     :ivar packets_without_name: packets dropped because their destination has the other kind of key,
         and it is not known which key of that kind their source has.
     :ivar packets_without_datagram: packets dropped because nothing in them is a datagram that the
-        dialects of their destination carry.
+        dialects of their destination carry, or others of the same call had more than enough.
     :ivar packets_forwarded: packets that were for a client of another server of the mesh.
     :ivar bytes_routed: payload of the packets routed.
     :ivar bytes_without_route: payload of the packets dropped.

@@ -23,7 +23,7 @@ Source: iroh v1.0.3 ``iroh-relay/src/protos/relay.rs``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 
 from iroh_proto.derp.frames import (
@@ -47,6 +47,11 @@ RELAYED_BATCH = 7
 
 BATCH_LIMIT = DATAGRAM_LIMIT - 2
 """Most bytes of datagrams in one batch: a whole frame, its number included, has at most 65,536."""
+
+CONVERTED_LIMIT = 512
+"""Datagrams that are brought into another form for one receiver at a time, the most that any queue
+has room for. What is more is left out: a packet of some ten thousand datagrams without bytes would
+cost a server half a second."""
 
 SINGLE_HEADER = Struct(">B32sB")
 BATCH_HEADER = Struct(">B32sBH")
@@ -102,15 +107,36 @@ def holds_segments(parts: PacketParts) -> bool:
 def packed_parts(parts: PacketParts) -> PacketParts:
     """Return packets of 0.91 or later as those before have them; one may become several."""
     packed: PacketParts = []
+    room = CONVERTED_LIMIT
     for header, data in zip(parts[::2], parts[1::2], strict=True):
         source = header[1 : 1 + KEY_SIZE]
         is_batch = header[0] == RELAYED_BATCH
         segment_size = int.from_bytes(header[_SEGMENT_SIZE_AT:], "big") if is_batch else 0
-        for payload in pack_datagrams(segments(bytes(data), segment_size)):
+        taken = bytes(data[: room * segment_size] if segment_size else data)
+        datagrams = segments(taken, segment_size)
+        for payload in pack_datagrams(datagrams):
             length = KEY_SIZE + len(payload)
             packed.append(KEYED_HEADER.pack(RELAYED_PACKET, length, source))
             packed.append(payload)
+        room -= len(datagrams)
+        if room <= 0:
+            break
     return packed
+
+
+def unpacked_parts(parts: PacketParts) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield packets up to 0.90 as batches of later ones: source, segment size, data.
+
+    As in :func:`batches` the segment size of a single one is 0, and not all are passed on.
+    """
+    room = CONVERTED_LIMIT
+    for header, payload in zip(parts[::2], parts[1::2], strict=True):
+        datagrams = split_datagrams(bytes(payload), limit=room)
+        for segment_size, data in batches(datagrams):
+            yield bytes(header[-KEY_SIZE:]), segment_size, data
+        room -= len(datagrams)
+        if room <= 0:
+            return
 
 
 def single_parts(parts: PacketParts, source: bytes) -> PacketParts:
@@ -127,15 +153,22 @@ def single_parts(parts: PacketParts, source: bytes) -> PacketParts:
     return singles
 
 
-def bare_parts(parts: PacketParts, source: bytes) -> PacketParts:
-    """Return packets of iroh, of whatever kind, as packets of one bare datagram each."""
+def bare_parts(parts: PacketParts, source: bytes, *, limit: int = CONVERTED_LIMIT) -> PacketParts:
+    """Return packets of iroh, of whatever kind, as packets of one bare datagram each.
+
+    :param limit: how many of them at most.
+    """
     bare: PacketParts = []
     if holds_segments(parts):
         parts = packed_parts(parts)
     for payload in parts[1::2]:
-        for datagram in split_datagrams(bytes(payload)):
+        if limit <= 0:
+            break
+        datagrams = split_datagrams(bytes(payload), limit=limit)
+        for datagram in datagrams:
             bare.append(KEYED_HEADER.pack(RELAYED_PACKET, KEY_SIZE + len(datagram), source))
             bare.append(datagram)
+        limit -= len(datagrams)
     return bare
 
 

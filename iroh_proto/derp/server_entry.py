@@ -44,7 +44,7 @@ REQUEST_TIMEOUT = 10.0
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from the HTTP upgrade to the proof of the client's key (upstream's)."""
 
-HANDSHAKE_BYTES_LIMIT = 16_384
+HANDSHAKE_BYTES_LIMIT = 8_192
 """Bytes to receive behind the HTTP upgrade before a key is proven. Handshakes have some 150; a
 stranger may not make the server buffer more."""
 

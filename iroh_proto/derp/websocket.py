@@ -20,6 +20,10 @@ from wsproto.frame_protocol import CloseReason, Opcode
 from iroh_proto.derp.whole_messages import MASK_SIZE, WholeMessages, apply_mask
 from iroh_proto.errors import DecodeError
 
+FRAMES_BEFORE_DATA_LIMIT = 16
+"""Frames without data that may come before the first with some. Each costs a server more than its
+six bytes cost whoever sends it, and who that is, is not known yet."""
+
 _FINAL = 0x80
 _MASKED = 0x80
 _SHORT_LENGTH_LIMIT = 125
@@ -44,6 +48,7 @@ class WebsocketMessages:
     __slots__ = (
         "_check",
         "_connection",
+        "_frames_before_data",
         "_mask_rng",
         "_message",
         "_replies",
@@ -62,6 +67,7 @@ class WebsocketMessages:
         is_server = mask_rng is None
         self._connection = Connection(ConnectionType.SERVER if is_server else ConnectionType.CLIENT)
         self._message = bytearray()
+        self._frames_before_data: int | None = 0
         self._whole = WholeMessages(is_masked=is_server, check=check)
         self._replies: list[bytes] = []
         self.is_closed = False
@@ -74,7 +80,9 @@ class WebsocketMessages:
         :raises DecodeError: for what is no websocket; receive no more then.
         """
         if not self._whole.is_over:
-            yield from self._whole.receive(data)
+            for message in self._whole.receive(data):
+                self._frames_before_data = None
+                yield message
             data = self._whole.rest()
             if not data:
                 return
@@ -140,12 +148,22 @@ class WebsocketMessages:
             return
         self._connection.receive_data(data)
         for event in self._connection.events():
+            if self._frames_before_data is not None:
+                self._check_for_data(event)
             if isinstance(event, Ping):
                 self._replies.append(self._build(Opcode.PONG, bytes(event.payload)))
             elif isinstance(event, CloseConnection):
                 self._take_close(event, bad_text)
             else:
                 yield event
+
+    def _check_for_data(self, event: Event) -> None:
+        if isinstance(event, BytesMessage) and event.data:
+            self._frames_before_data = None
+        elif getattr(event, "frame_finished", True):
+            self._frames_before_data = (self._frames_before_data or 0) + 1
+            if self._frames_before_data > FRAMES_BEFORE_DATA_LIMIT:
+                raise DecodeError(f"more than {FRAMES_BEFORE_DATA_LIMIT} frames without data")
 
     def _take_close(self, event: CloseConnection, bad_text: str) -> None:
         if self._connection.state is not ConnectionState.REMOTE_CLOSING:

@@ -19,7 +19,9 @@ from iroh_proto.derp.dialects.tailscale import KEEP_ALIVE_INTERVAL, KEEP_ALIVE_J
 from iroh_proto.derp.events import DerpConnected, PeerGone, ReceivedDatagrams
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
+    KEYED_HEADER,
     PACKET_LIMIT,
+    RELAYED_PACKET,
     Frame,
     KeepAlive,
     Ping,
@@ -36,8 +38,10 @@ from iroh_proto.derp.node_names import (
     NodeNames,
 )
 from iroh_proto.derp.relay_events import ClientConnected
-from iroh_proto.derp.router import LOOKUPS_LIMIT
-from iroh_proto.key import NodeId, SecretKey
+from iroh_proto.derp.router import LOOKUPS_LIMIT, DerpRouter
+from iroh_proto.derp.router_reports import Departure
+from iroh_proto.derp.segments import CONVERTED_LIMIT
+from iroh_proto.key import KEY_SIZE, NodeId, SecretKey
 from iroh_proto.machine import TcpCloseRequested
 from iroh_proto.x25519 import X25519PublicKey, x25519_of
 from tests.proto.derp_peer import CURVE_WAYS, SERVER_KEY, URL, WAYS, Peer, World, key
@@ -370,3 +374,52 @@ def test_names_are_remembered_up_to_limits() -> None:
     for node_id in nodes:
         heard.sender(x25519_of(node_id), disco_from(node_id))
     assert [one for one in nodes if heard.find(x25519_of(one))] == nodes[-HEARD_LIMIT:]
+
+
+def test_tiny_datagrams_for_many_are_no_more_work_than_those_for_one() -> None:
+    world = World()
+    node_id, node = world.connect("v3", ALICE)
+    others = [key(number) for number in range(20, 24)]
+    peers = [world.connect("tailscale", other)[1] for other in others]
+    payload = b"\x01\x00x" * 300
+    packets = [node.codec.encode(SendPacket(other.public, payload)) for other in others]
+    world.give(node_id, b"".join(packets))
+    assert world.server.stats.router.packets_routed == CONVERTED_LIMIT
+    assert world.server.stats.router.packets_without_datagram == 2
+    assert [bool(peer.frames) for peer in peers] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_node_that_leaves_by_one_dialect_is_still_there_by_the_other(way: str) -> None:
+    world = World()
+    node_id, node = world.connect(way, ALICE)
+    curve_id, _ = world.connect("tailscale", ALICE)
+    bob_id, bob = world.connect(way, BOB)
+    _, carol = world.connect("tailscale", CAROL)
+    send_bare(world, curve_id, curve(BOB), disco_from(ALICE.public))
+    world.send(node_id, CAROL.public, pack_datagrams([b"hello"])[0])
+    world.server.receive_tcp_eof(curve_id, now=world.now)
+    world.flush()
+    assert not [frame for frame in bob.frames if isinstance(frame, PeerGoneFrame)]
+    world.send(bob_id, ALICE.public, pack_datagrams([b"to the node"])[0])
+    assert node.datagrams() == [(BOB.public, b"to the node")]
+    world.server.receive_tcp_eof(node_id, now=world.now)
+    world.flush()
+    assert isinstance(carol.frames[-1], CurvePeerGone)
+
+
+def test_others_are_not_told_that_a_node_left_which_is_there_by_its_other_key() -> None:
+    router = DerpRouter()
+    router.is_watched = True
+    router.connect(1, ALICE.public, waits=False, flags=0)
+    router.connect(2, curve(ALICE), waits=True, flags=0)
+    router.connect(3, BOB.public, waits=False, flags=0)
+    disco = disco_from(ALICE.public)
+    header = KEYED_HEADER.pack(RELAYED_PACKET, KEY_SIZE + len(disco), curve(ALICE))
+    router.route(2, {curve(BOB): [header, disco]})
+    router.take_presences()
+    assert router.disconnect(2) == Departure([], None)
+    assert router.take_presences() == []
+    router.disconnect(1)
+    (presence,) = router.take_presences()
+    assert (presence.node_id, presence.is_present) == (ALICE.public, False)

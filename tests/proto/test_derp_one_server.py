@@ -101,6 +101,8 @@ class TestGivingWay:
         bob_id, bob = world.connect("one", "v3", BOB)
         older.frames.clear()
         world.set_aside("one", ALICE)
+        assert world["one"].server.clients == [BOB.public]
+        assert world["one"].server.admitted == {ALICE.public, BOB.public}
         assert older.frames == [older.dialect.standing(is_active=False)]
         world.send("one", bob_id, ALICE, b"x")
         assert [data for _, data in newer.datagrams()] == [b"x"]

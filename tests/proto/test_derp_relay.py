@@ -477,6 +477,17 @@ class TestLimits:
         world.connect("v3", BOB)
         assert world.server.clients == [ALICE.public, BOB.public]
 
+    def test_a_stranger_that_makes_room_may_have_bytes_that_nobody_fetched(self) -> None:
+        world = World()
+        world.server.accept_tcp(1, now=0.0)
+        world.server.receive_tcp_data(1, Peer("v3", ALICE).request, now=0.0)
+        assert world.server.tcp_to_send() == [1]
+        for number in range(STRANGERS_LIMIT):
+            world.server.accept_tcp(1000 + number, now=0.0)
+        assert world.server.stats.strangers_displaced == 1
+        assert 1 not in world.server.tcp_to_send()
+        assert world.server.tcp_data_to_send(1) == b""
+
     def test_who_is_quick_comes_in_however_many_strangers_stay_and_say_nothing(self) -> None:
         world = World()
         alice_id, alice = world.connect("v3", ALICE)

@@ -43,14 +43,18 @@ from iroh_proto.derp.events import (
 )
 from iroh_proto.derp.frames import (
     DATAGRAM_LIMIT,
+    KEYED_HEADER,
+    LENGTH_PREFIX_SIZE,
     PACKED_LIMIT,
     RECOVERED,
+    RELAYED_PACKET,
     SAME_NODE_ID_PROBLEM,
     Frame,
     FrameTable,
     Health,
     NotePreferred,
     PacketGroups,
+    PacketParts,
     Ping,
     Pong,
     Restarting,
@@ -62,13 +66,23 @@ from iroh_proto.derp.frames import (
 from iroh_proto.derp.frames import PeerGone as PeerGoneFrame
 from iroh_proto.derp.reception import best_subprotocol
 from iroh_proto.derp.relay_codec import BODY_LIMIT, MESSAGE_LIMIT, RelayCodec
-from iroh_proto.derp.segments import BATCH_LIMIT, batches, packed_parts, segments
+from iroh_proto.derp.segments import (
+    BATCH_HEADER,
+    BATCH_LIMIT,
+    CONVERTED_LIMIT,
+    RELAYED_BATCH,
+    bare_parts,
+    batches,
+    packed_parts,
+    segments,
+    unpacked_parts,
+)
 from iroh_proto.derp.server import DerpServerConnection
 from iroh_proto.derp.server_events import ClientAdmitted
 from iroh_proto.derp.server_events import ConnectionLost as ServerConnectionLost
 from iroh_proto.derp.websocket import WebsocketMessages
 from iroh_proto.errors import DecodeError, LocalProtocolError
-from iroh_proto.key import SecretKey
+from iroh_proto.key import KEY_SIZE, SecretKey
 from iroh_proto.testing.strategies import chunkings, derp_frames
 from tests.proto.derp_peer import RELAY_WAYS, SERVER_KEY, Peer
 from tests.proto.derp_world import (
@@ -415,13 +429,29 @@ def test_later_generations_get_packed_datagrams_in_frames(
 
 def test_a_batch_that_grows_too_long_when_packed_becomes_several_packets() -> None:
     codec = client_codec()
-    stream = [codec.encode(SendDatagramBatch(PEER, 0, 1, bytes(BATCH_LIMIT)))]
+    size = 130
+    stream = [codec.encode(SendDatagramBatch(PEER, 0, size, bytes(BATCH_LIMIT)))]
     pieces, received = relay(codec, "v3", "framed", stream)
     assert len(pieces) == 1
     payloads = [getattr(frame, "payload") for frame in received]  # noqa: B009
-    most = PACKED_LIMIT // 3
+    most = PACKED_LIMIT // (LENGTH_PREFIX_SIZE + size)
     counts = [len(split_datagrams(payload)) for payload in payloads]
-    assert counts == [most, most, BATCH_LIMIT - 2 * most]
+    assert counts == [most, -(-BATCH_LIMIT // size) - most]
+
+
+def test_of_tiny_datagrams_no_more_are_converted_than_a_queue_holds() -> None:
+    limit = CONVERTED_LIMIT
+    batch: PacketParts = [BATCH_HEADER.pack(RELAYED_BATCH, A, 0, 1), bytes(BATCH_LIMIT)]
+    packed = packed_parts([*batch, *batch])
+    assert sum(len(split_datagrams(bytes(payload))) for payload in packed[1::2]) == limit
+    assert len(bare_parts([*batch, *batch], A)) == 2 * limit
+    header = KEYED_HEADER.pack(RELAYED_PACKET, KEY_SIZE + 3 * limit, A)
+    payload = b"\x01\x00x" * (limit - 10)
+    tiny: PacketParts = [header, payload, header, payload]
+    assert sum(len(segments(data, size)) for _, size, data in unpacked_parts(tiny)) == limit
+    assert len(bare_parts(tiny, A)) == 2 * limit
+    assert len(bare_parts(tiny, A, limit=7)) == 2 * 7
+    assert bare_parts(tiny, A, limit=0) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from iroh_proto.derp.websocket import WebsocketMessages
+from iroh_proto.derp.websocket import FRAMES_BEFORE_DATA_LIMIT, WebsocketMessages
 from iroh_proto.derp.whole_messages import WholeMessages, apply_mask
 from iroh_proto.errors import DecodeError
 from iroh_proto.testing.strategies import chunkings
@@ -163,3 +163,24 @@ def test_a_mask_undoes_itself(payload: bytes, mask: bytes) -> None:
     masked = apply_mask(payload, mask)
     assert masked == bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
     assert apply_mask(masked, mask) == payload
+
+
+@pytest.mark.parametrize("event", [Ping(), Pong(), TextMessage(data="")])
+def test_a_stranger_may_send_few_frames_without_data(event: Event) -> None:
+    peer = Connection(ConnectionType.CLIENT)
+    receiver = WebsocketMessages(mask_rng=None)
+    for _ in range(FRAMES_BEFORE_DATA_LIMIT):
+        assert list(receiver.receive(peer.send(event))) == []
+    with pytest.raises(DecodeError, match="16 frames without data"):
+        list(receiver.receive(peer.send(event)))
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_who_has_sent_data_may_send_more_of_them(size: int) -> None:
+    peer = Connection(ConnectionType.CLIENT)
+    receiver = WebsocketMessages(mask_rng=None)
+    greeting = peer.send(BytesMessage(data=bytes(100)))
+    frames = b"".join(peer.send(Ping()) for _ in range(5 * FRAMES_BEFORE_DATA_LIMIT))
+    stream = peer.send(Ping()) + greeting + frames
+    pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+    assert [m for piece in pieces for m in receiver.receive(piece)] == [bytes(100)]
