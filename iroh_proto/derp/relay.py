@@ -55,9 +55,9 @@ CONNECTIONS_LIMIT = 65_536
 up to 512 KiB more."""
 
 STRANGERS_LIMIT = 1_024
-"""Connections whose client has not proven a key yet. Each may hold a request's head for 10 s, so
-past the limit it is not the newcomer that goes but who has been here longest: or whoever opens so
-many and says nothing would shut all others out."""
+"""Connections whose client has not proven a key yet, unless told otherwise. Each may hold a
+request's head for 10 s, so past the limit it is not the newcomer that goes but who has been here
+longest: or whoever opens so many and says nothing would shut all others out."""
 
 DRAIN_TIMEOUT = 5.0
 """Seconds that clients have to leave a server that drains, unless told otherwise."""
@@ -80,6 +80,8 @@ class DerpServer:
     :param secret_key: the server's own identity, shown to clients of v2 and of Tailscale's dialect,
         and to other servers of the mesh.
     :param connections_limit: connections beyond these are closed at once.
+    :param strangers_limit: of how many clients that have not proven a key the one that has been
+        here longest makes room for the next.
     :param accept_limit: how fast connections may come; those beyond are closed at once.
     :param rate_limit: how fast each client may send.
     :param asks_access: whether each client that has proven its key is let in only by
@@ -101,6 +103,7 @@ class DerpServer:
         secret_key: SecretKey,
         rng: random.Random,
         connections_limit: int = CONNECTIONS_LIMIT,
+        strangers_limit: int = STRANGERS_LIMIT,
         accept_limit: AcceptLimit | None = None,
         rate_limit: RateLimit | None = None,
         asks_access: bool = False,
@@ -115,6 +118,7 @@ class DerpServer:
         self._secret_key = secret_key
         self._rng = rng
         self._connections_limit = connections_limit
+        self._strangers_limit = strangers_limit
         self._accept_limit = accept_limit
         self._accept_bucket: TokenBucket | None = None
         self._rate_limit = rate_limit
@@ -205,7 +209,7 @@ class DerpServer:
             self._stats.connections_refused += 1
             self._events.append(TcpCloseRequested(tcp_id=tcp_id))
             return
-        if len(self._strangers) >= STRANGERS_LIMIT:
+        if len(self._strangers) >= self._strangers_limit:
             self._displace(next(iter(self._strangers)), now)
         self._stats.connections_accepted += 1
         connection = DerpServerConnection(

@@ -466,6 +466,7 @@ TestGuardedServerContract = contract_tests(
             secret_key=SERVER_KEY,
             rng=rng,
             asks_access=True,
+            strangers_limit=2,
             rate_limit=RATE,
             accept_limit=AcceptLimit(per_second=5.0, burst=5),
         ),
