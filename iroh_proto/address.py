@@ -7,6 +7,7 @@ an endpoint address.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,11 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 # path into a request line, where a space or a line end would be read as something else.
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=")
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=-._~"
+
+_AUTHORITY_END = re.compile(r"(?:^|@)(?:\[[^\[\]]*\]|[^\[\]:]*)(?::[0-9]*)?$")
+
+_SCOPE = re.compile(r"[!-$&-.0-Z^-~]{1,15}")
+"""What an interface may be called: as long as on Linux, without what URLs and addresses mean."""
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -74,9 +80,9 @@ class UdpAddress(NamedTuple):
         return _packed_ip(self.ip)
 
     @property
-    def sort_key(self) -> tuple[bool, bytes, int]:
+    def sort_key(self) -> tuple[bool, bytes, int, str]:
         """The order of iroh's sets: IPv4 first, then by address, then by port."""
-        return (self.is_ipv6, self.packed_ip, self.port)
+        return (self.is_ipv6, self.packed_ip, self.port, self.ip)
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if self.is_ipv6 else f"{self.ip}:{self.port}"
@@ -105,6 +111,8 @@ class DerpUrl:
             port = parts.port
         except ValueError as error:
             raise DecodeError(f"not a URL: {text!r} ({error})") from None
+        if "\\" in text or not _AUTHORITY_END.search(parts.netloc):
+            raise DecodeError(f"not a URL: {text!r}")
         scheme = parts.scheme.lower()
         if scheme not in DEFAULT_PORTS:
             raise DecodeError(f"a DERP URL begins with http:// or https://, not {text!r}")
@@ -247,6 +255,9 @@ def _canonical_ip(text: str) -> str:
         ip = ipaddress.ip_address(text)
     except ValueError:
         raise DecodeError(f"not an IP address: {text!r}") from None
+    scope = getattr(ip, "scope_id", None)
+    if scope is not None and not (ip.is_link_local and _SCOPE.fullmatch(scope)):
+        raise DecodeError(f"not the scope of a link-local address: {text!r}")
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
 

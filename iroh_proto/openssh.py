@@ -94,7 +94,7 @@ def _read_private_section(fields: _Fields, public: bytes) -> tuple[bytes, bytes]
         raise DecodeError("this OpenSSH key names different public keys")
     fields.string()  # the comment
     padding = fields.rest()
-    if padding != bytes(range(1, 1 + len(padding))):
+    if len(padding) >= _BLOCK_SIZE or padding != bytes(range(1, 1 + len(padding))):
         raise DecodeError("the padding of this OpenSSH key is wrong")
     return pair[:32], public
 

@@ -168,10 +168,12 @@ class DerpPool:
             return
         link = self._links.get(url)
         if link is None or not link.is_connected:
-            link = self._route(dst) or self._link(url, now)
-        link.send(dst, datagrams, now)
-        if not link.is_connected:
+            # Dialled in any case: where else the node was heard may be long ago, or a lie.
+            link = self._link(url, now)
+            link.note_use(now)
             self._tend(now)
+            link = self._route(dst) or link
+        link.send(dst, datagrams, now)
 
     def set_home(self, url: DerpUrl, *, now: float) -> None:
         """Make a server the home, whatever the map says.
@@ -345,6 +347,8 @@ class DerpPool:
         if len(self._links) < SERVERS_LIMIT:
             return
         others = [link for link in self._links.values() if not link.is_preferred]
+        # A race without its runners would never end.
+        others = [link for link in others if link.url not in self._candidates] or others
         self._drop(min(others, key=lambda link: link.used_at).url, now)
 
     def _drop(self, url: DerpUrl, now: float) -> None:

@@ -87,7 +87,7 @@ class ServerLink:
     :ivar down_since: when the connection was lost or first wanted; ``None`` while it stands. One
         that did not last changes nothing.
     :ivar used_at: when something was last sent, or the link was wanted otherwise.
-    :ivar has_sent: whether something ever was sent.
+    :ivar has_sent: whether there ever was something to send.
     """
 
     def __init__(
@@ -173,8 +173,7 @@ class ServerLink:
 
     def send(self, dst: NodeId, datagrams: Sequence[bytes], now: float) -> None:
         """Send datagrams, or have them wait for the connection."""
-        self.used_at = now
-        self.has_sent = True
+        self.note_use(now)
         if self._client is not None and self._client.is_connected:
             self._client.send_datagrams(dst, datagrams, now=now)
             return
@@ -182,6 +181,11 @@ class ServerLink:
         self._waiting_size += sum(map(len, datagrams))
         while self._waiting_size > WAITING_LIMIT or len(self._waiting) > WAITING_BATCHES_LIMIT:
             self._stats.datagrams_pushed_out += self._drop_oldest()
+
+    def note_use(self, now: float) -> None:
+        """Take that there is something to send to the server."""
+        self.used_at = now
+        self.has_sent = True
 
     def prefer(self, preferred: bool, now: float) -> None:
         """Say whether this server is the home."""

@@ -144,14 +144,17 @@ class DiscoPinger:
         """A copy of the counters."""
         return replace(self._stats)
 
-    def ping(self, addr: Address, node_id: NodeId, *, now: float) -> bool:
+    def ping(
+        self, addr: Address, node_id: NodeId, *, limit: int = OUTSTANDING_PINGS_LIMIT, now: float
+    ) -> bool:
         """Ping a node at one of its addresses.
 
+        :param limit: how many pings may wait already.
         :return: whether the ping was sent, so that an event follows.
         """
         now = self._time.advance(now)
         tx_id = self._rng.randbytes(TRANSACTION_ID_SIZE)
-        if len(self._pings) >= OUTSTANDING_PINGS_LIMIT:
+        if len(self._pings) >= min(limit, OUTSTANDING_PINGS_LIMIT):
             self._stats.unsent += 1
             return False
         if not self._send(Ping(tx_id, self._node_id), addr, node_id):

@@ -151,7 +151,7 @@ def _find_identity(certificate: x509.Certificate) -> tuple[NodeId, bytes]:
     """Return the node id and the signature of the extension."""
     try:
         extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension) as error:
+    except Exception as error:  # noqa: BLE001  # the library raises KeyError, TypeError and its own
         raise DecodeError(f"malformed certificate extensions: {error}") from None
     value: bytes | None = None
     for extension in extensions:
@@ -178,8 +178,11 @@ def _decode_identity(value: bytes) -> tuple[NodeId, bytes]:
 
 
 def _check_validity(certificate: x509.Certificate, unix_time: float) -> None:
-    not_before = certificate.not_valid_before_utc
-    not_after = certificate.not_valid_after_utc
+    try:
+        not_before = certificate.not_valid_before_utc
+        not_after = certificate.not_valid_after_utc
+    except ValueError as error:
+        raise DecodeError(f"the dates of this certificate are none: {error}") from None
     if not not_before.timestamp() <= unix_time <= not_after.timestamp():
         raise DecodeError(
             f"this certificate is valid from {not_before} to {not_after}, which is not now"

@@ -27,6 +27,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from iroh_proto.address import Address, DerpAddress, DerpUrl, UdpAddress
 from iroh_proto.disco.pinger import (
+    OUTSTANDING_PINGS_LIMIT,
     CallMeMaybeReceived,
     DiscoPinger,
     DiscoStats,
@@ -47,6 +48,10 @@ from iroh_proto.timers import LatestTime, TimerTable, earliest
 
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two looks at all peers; a proof lasts a little longer."""
+
+STRANGERS_PINGS_LIMIT = OUTSTANDING_PINGS_LIMIT // 4
+"""Pings that may wait already when a node is to be pinged that nobody named and that has proven
+nothing. It may have told of any number of addresses, and must not take the pings of others."""
 
 ADDRESSES_FRESH_TIME = 27.0
 """Seconds since they were found out for which this node's own addresses may be told to peers.
@@ -397,7 +402,10 @@ class PathFinder:
         if node.scheme == "quic":
             if isinstance(addr, UdpAddress):
                 self._challenge(node, addr, now)
-        elif self._pinger.ping(addr, node.node_id, now=now):
+            return
+        is_stranger = not (node.is_known or node.is_proven)
+        limit = STRANGERS_PINGS_LIMIT if is_stranger else OUTSTANDING_PINGS_LIMIT
+        if self._pinger.ping(addr, node.node_id, limit=limit, now=now):
             node.note_ping_sent(addr, now)
 
     def _challenge(self, node: NodeState, addr: UdpAddress, now: float) -> None:
@@ -456,7 +464,8 @@ class PathFinder:
         if node is None:
             self._pinger.pong(ping, now=now)
             return
-        if known is None:
+        if known is None and isinstance(ping.source, DerpAddress):
+            # By UDP anybody's address may be in it, which is not to be pinged again and again.
             node.last_used = now
         answer, ping_back = node.take_ping(ping.source, ping.tx_id, now)
         if answer:

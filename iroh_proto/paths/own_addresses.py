@@ -139,6 +139,7 @@ class OwnAddresses:
         """Ask nobody any more."""
         now = self._time.advance(now)
         self._end_probes(now)
+        self._stun.cancel_all(now=now)
         self._bound = ()
         self._round = None
         self._wants_another = False

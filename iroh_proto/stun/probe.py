@@ -147,6 +147,12 @@ class StunProbe:
         if probe_id in self._probes:
             self._forget(self._probes[probe_id])
 
+    def cancel_all(self, *, now: float) -> None:
+        """Stop every probe."""
+        self._time.advance(now)
+        for probe in list(self._probes.values()):
+            self._forget(probe)
+
     def receive_datagrams(self, batch: Sequence[bytes], addr: Address, *, now: float) -> None:
         """Take datagrams from one address; those that answer no probe are counted and dropped."""
         now = self._time.advance(now)

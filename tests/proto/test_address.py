@@ -269,3 +269,26 @@ def test_addresses_print_for_people() -> None:
         f"NodeAddr({NODE_ID}, derp_url='https://a.example/', direct_addresses=['1.1.1.1:1'])"
     )
     assert repr(NodeAddr(NODE_ID)) == f"NodeAddr({NODE_ID}, derp_url=None, direct_addresses=[])"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[::1%\0]:5", "[fe80::1%a b]:5", "[fe80::1%]:5", "[fe80::1%0123456789abcdef]:5", "[::1%1]:5"],
+)
+def test_a_scope_is_the_name_of_an_interface_of_a_link_local_address(text: str) -> None:
+    with pytest.raises(DecodeError):
+        UdpAddress.from_str(text)
+
+
+def test_addresses_of_two_scopes_have_an_order() -> None:
+    one, other = (UdpAddress.from_str(f"[fe80::1%{scope}]:5") for scope in ("eth0", "eth1"))
+    node_id = SecretKey(bytes(32)).public
+    ways = [NodeAddr(node_id, direct_addresses=both) for both in ([one, other], [other, one])]
+    assert ways[0] == ways[1]
+    assert ways[0].direct_addresses == (one, other)
+
+
+@pytest.mark.parametrize("url", ["http://h\\@evil/", "http://[::1]x:80/", "http://a@[::1]x/"])
+def test_a_url_that_parsers_read_differently_is_none(url: str) -> None:
+    with pytest.raises(DecodeError, match="not a URL"):
+        DerpUrl.from_str(url)

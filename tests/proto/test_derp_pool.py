@@ -465,14 +465,13 @@ def test_a_node_is_reached_where_it_was_heard_while_its_server_is_away() -> None
     w.pool.send_datagrams(C, PEER, [b"routed"], now=1.0)
     w.settle()
     assert sent_to(w.hosts["a"]) == [packet(b"routed")]
-    assert w.hosts["c"].dialled_at == []
+    assert len(w.hosts["c"].dialled_at) == 1
     # Not when it left, nor for others.
     w.push(w.hosts["a"], PeerGone(PEER))
     w.pool.send_datagrams(C, PEER, [b"gone"], now=2.0)
     w.pool.send_datagrams(C, OTHER_PEER, [b"other"], now=2.0)
     w.settle()
     assert len(sent_to(w.hosts["a"])) == 1
-    assert w.hosts["c"].dialled_at == [0.0]
 
 
 def test_a_connection_to_the_named_server_comes_before_a_route() -> None:
@@ -857,3 +856,28 @@ def test_each_server_is_shown_its_own_token_and_no_other() -> None:
         "b": ["Authorization: Bearer for-b"],
         "c": [],
     }
+
+
+def test_a_node_that_was_heard_elsewhere_once_is_reached_where_it_is_now() -> None:
+    w = started("a")
+    w.push(w.hosts["a"], RecvPacket(PEER, b"\x02\x00hi"))
+    w.run(3_600.0)
+    for number in range(3):
+        w.pool.send_datagrams(C, PEER, [bytes([number])], now=3_600.0 + number)
+        w.settle()
+    assert sent_to(w.hosts["c"])[-2:] == [packet(b"\1"), packet(b"\2")]
+
+
+def test_a_home_is_found_after_however_many_other_servers_were_used() -> None:
+    w = world("a")
+    w.hosts["a"].is_up = False
+    w.start()
+    w.run(1.0)
+    for number in range(SERVERS_LIMIT):
+        w.hosts[f"x{number}"] = Host()
+        url = DerpUrl.from_str(f"http://x{number}")
+        w.pool.send_datagrams(url, PEER, [b"x"], now=1.0 + number / 100)
+    w.settle()
+    w.hosts["a"].is_up = True
+    w.run(120.0)
+    assert w.pool.home == A

@@ -278,6 +278,30 @@ def test_another_critical_extension_is_refused_and_an_uncritical_one_ignored() -
     assert verify_certificate([accepted], unix_time=NOW) == NODE.public
 
 
+@pytest.mark.parametrize(
+    ("oid", "value"),
+    [
+        ("2.5.29.17", "3004a3023000"),  # a subjectAltName of the kind x400Address
+        ("1.3.6.1.5.5.7.1.24", "3003020163"),  # TLS feature 99
+        ("2.5.29.17", "3013a411300f310d300b0603550403030400616263"),  # a name of bits
+    ],
+)
+def test_an_extension_that_the_library_has_no_words_for_is_refused(oid: str, value: str) -> None:
+    other = (x509.ObjectIdentifier(oid), bytes.fromhex(value), False)
+    der = make_certificate(extensions=[(EXTENSION_OID, GOOD, True), other])
+    with pytest.raises(DecodeError, match="malformed certificate extensions"):
+        verify_certificate([der], unix_time=NOW)
+
+
+def test_a_date_in_no_year_is_refused() -> None:
+    der = make_certificate(extensions=[(EXTENSION_OID, GOOD, True)])
+    start = der.index(b"Z", der.index(b"Z") + 1) - 14
+    assert der[start : start + 4].isdigit()
+    forged = der[:start] + b"00000101000000" + der[start + 14 :]
+    with pytest.raises(DecodeError, match="dates of this certificate"):
+        examine_certificate([forged], unix_time=NOW)
+
+
 def test_our_extension_need_not_be_critical() -> None:
     der = make_certificate(extensions=[(EXTENSION_OID, GOOD, False)])
     assert verify_certificate([der], unix_time=NOW) == NODE.public

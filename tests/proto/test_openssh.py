@@ -92,6 +92,14 @@ def patched(offset_of: bytes, replacement: bytes, occurrence: int = 1) -> str:
     return armour(BLOB[:position] + replacement + BLOB[position + len(replacement) :])
 
 
+def long_padded(padding: int) -> str:
+    """Return a good file but for as many bytes of padding, which repeat themselves."""
+    start = BLOB.index(b"\0\0\0\x88") + 4
+    section = BLOB[start : start + 131] + bytes(number & 0xFF for number in range(1, 1 + padding))
+    blob = BLOB[: start - 4] + len(section).to_bytes(4, "big") + section
+    return armour(blob)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -110,6 +118,7 @@ def patched(offset_of: bytes, replacement: bytes, occurrence: int = 1) -> str:
         (patched(bytes(range(8, 32)), bytes(24)), "do not match"),
         (patched(b"\0\0\0\x88" + bytes(4), b"\0\0\0\x88" + b"\0\0\0\1"), "check words"),
         (patched(b"\1\2\3\4\5", b"\1\2\3\4\4", occurrence=2), "padding"),
+        (long_padded(301), "padding"),
         (patched(b"\0\0\0\x20" + KEY.public[:4], b"\0\0\0\x1f" + KEY.public[:4]), "31 bytes"),
     ],
 )

@@ -12,12 +12,14 @@ from iroh_proto.disco.message import Ping, seal_envelope
 from iroh_proto.disco.pinger import (
     PING_TIMEOUT,
     CallMeMaybeReceived,
+    DiscoPinger,
     PingReceived,
     PongReceived,
 )
 from iroh_proto.errors import LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.paths import challenges, node_map
+from iroh_proto.paths import finder as finder_module
 from iroh_proto.paths.challenges import ChallengeRequested
 from iroh_proto.paths.finder import ADDRESSES_FRESH_TIME, HEARTBEAT_INTERVAL, PathFinder
 from iroh_proto.paths.select import TRUST_TIME
@@ -537,3 +539,38 @@ def test_who_shook_hands_without_disco_is_not_pinged_through_a_derp_server() -> 
     finder.receive_datagrams([ping], DerpAddress(URL, peer.public), now=world.now)
     sent = finder.datagrams_to_send()
     assert [len(transmit.datagrams) for transmit in sent] == [1]  # the pong, and no ping
+
+
+def test_a_ping_in_the_name_of_another_address_is_answered_and_asked_back_once() -> None:
+    world = World()
+    alice = world.peer("alice", "198.51.100.1:1001")
+    alice.begin()
+    mallory = DiscoPinger(secret_key=SecretKey.generate(random.Random(5)), rng=random.Random(5))
+    mallory.ping(alice.addr, alice.id, now=world.now)
+    (transmit,) = mallory.datagrams_to_send()
+    victim = UdpAddress("192.0.2.66", 1)
+    alice.finder.receive_datagrams(transmit.datagrams, victim, now=world.now)
+    alice.flush()
+    world.run(120.0)
+    sent = [packet.data for _, packet in alice.sent if packet.target == victim]
+    assert len(sent) == 2  # a pong and a ping
+    assert sum(len(data or b"") for data in sent) <= 3 * len(transmit.datagrams[0])
+
+
+def test_strangers_leave_pings_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finder_module, "STRANGERS_PINGS_LIMIT", 3)
+    world = World()
+    alice, bob = world.pair()
+    secret_key = SecretKey.generate(random.Random(5))
+    mallory = DiscoPinger(secret_key=secret_key, rng=random.Random(5))
+    stranger = DerpAddress(URL, secret_key.public)
+    mallory.ping(DerpAddress(URL, alice.id), alice.id, now=world.now)
+    nowhere = [UdpAddress("192.0.2.66", port) for port in range(1, 11)]
+    mallory.call_me_maybe(DerpAddress(URL, alice.id), nowhere, now=world.now)
+    for transmit in mallory.datagrams_to_send():
+        alice.finder.receive_datagrams(transmit.datagrams, stranger, now=world.now)
+    assert alice.finder.stats.disco.unsent > 0
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    world.run(1.0)
+    assert alice.kind(bob) == "direct"

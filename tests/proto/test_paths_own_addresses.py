@@ -355,3 +355,18 @@ def test_before_start_nothing_happens_and_after_close_nothing_more() -> None:
     host.machine.refresh(now=50.0)
     host.machine.handle_timer(now=100.0)
     assert host.machine.stats.requests == 1
+
+
+def test_a_probe_that_a_round_did_not_wait_for_ends_with_close() -> None:
+    host = Host()
+    host.seen_as, host.observed_as = None, PUBLIC
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    host.run(OBSERVATION_DELAY + 5.0)
+    host.machine.refresh(now=host.now)
+    host.serve()  # QAD answers at once now
+    assert len(host.found) >= 2
+    host.machine.close(now=host.now)
+    assert host.machine.get_timer() is None
+    host.machine.handle_timer(now=host.now + 1.0)
+    assert host.machine.datagrams_to_send() == []
