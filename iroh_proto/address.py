@@ -7,6 +7,7 @@ an endpoint address.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,10 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 # path into a request line, where a space or a line end would be read as something else.
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=")
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=-._~"
+
+# RFC 952 and RFC 1123 section 2.1, with the underscore that is found in practice.
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(\.{_LABEL})*\.?")
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -152,6 +157,15 @@ class DerpAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.node_id.fmt_short()} via {self.url}"
+
+
+def check_hostname(text: str) -> None:
+    """Check that a text is a host name, which may stand in a URL and in a header.
+
+    :raises DecodeError: if it is not. An international name has to be in its ASCII form.
+    """
+    if not _HOSTNAME.fullmatch(text):
+        raise DecodeError(f"not a host name in ASCII, such as derp.example.com: {text!r}")
 
 
 Address: TypeAlias = UdpAddress | DerpAddress

@@ -45,7 +45,7 @@ from iroh_anyio.derper.config import (
     TlsConfig,
 )
 from iroh_anyio.derper.toml_table import ConfigError, TomlTable
-from iroh_proto.address import DerpUrl, UdpAddress
+from iroh_proto.address import DerpUrl, UdpAddress, check_hostname
 from iroh_proto.derp.map import QUIC_PORT, STUN_PORT
 from iroh_proto.derp.mesh import MESH_DIALECTS, MeshServer
 from iroh_proto.derp.mesh import SERVERS_LIMIT as MESH_SERVERS_LIMIT
@@ -196,7 +196,7 @@ class _Reader:
         tls = TlsConfig(
             https_bind_addr=None if http_only or self._dev else https,
             quic_bind_addr=quic if wants_quic else None,
-            hostnames=tuple(table.texts("hostname", single=True) or ()),
+            hostnames=_read_hostnames(table),
             certificate_path=Path(certificate) if certificate else folder / "default.crt",
             key_path=Path(key_file) if key_file else folder / "default.key",
         )
@@ -311,6 +311,16 @@ class _Reader:
 
     def _note(self, table: TomlTable, key: str, why: str) -> None:
         self._notices.append(f"{table.name(key)} has no effect: {why}")
+
+
+def _read_hostnames(table: TomlTable) -> tuple[str, ...]:
+    hostnames = table.texts("hostname", single=True) or ()
+    for hostname in hostnames:
+        try:
+            check_hostname(hostname)
+        except DecodeError as error:
+            raise table.error("hostname", str(error)) from None
+    return tuple(hostnames)
 
 
 def _read_ids(table: TomlTable, key: str) -> frozenset[NodeId] | None:

@@ -13,6 +13,7 @@ from iroh_anyio.derper.config_file import load_config, parse_config
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import NodeId, SecretKey, UdpAddress
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
+from iroh_proto.errors import DecodeError
 
 ALICE = SecretKey(bytes(range(32))).public
 BOB = SecretKey(bytes(32)).public
@@ -107,6 +108,16 @@ def test_addresses_follow_the_one_before() -> None:
     assert config.metrics_bind_addr == UdpAddress("127.0.0.1", 9090)
 
 
+def test_settings_of_a_program_name_no_host_that_is_none() -> None:
+    with pytest.raises(DecodeError, match="not a host name"):
+        TlsConfig(
+            https_bind_addr=None,
+            hostnames=("derp.example.com", "d\u00e9rp.example"),
+            certificate_path=Path("a"),
+            key_path=Path("b"),
+        )
+
+
 def test_services_can_be_switched_off() -> None:
     config = parse_config("enable_relay = false\nenable_stun = false\nenable_metrics = false")
     assert not config.enable_relay
@@ -197,6 +208,11 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ("[tls]\ncert_mode = 'LetsEncrypt'", "tls.cert_mode: .*certbot or caddy.*Reloading"),
         ("tls = true", "tls: a table, not true"),
         ("[tls]\ncert_mode = 'Manual'\nhostname = [1]", "tls.hostname: a string or a list of"),
+        (
+            "[tls]\ncert_mode = 'Manual'\nhostname = ['a', 'd\u00e9']",
+            "tls.hostname: not a host name",
+        ),
+        ('[tls]\ncert_mode = "Manual"\nhostname = "a\\n"', "tls.hostname: not a host name"),
         ("enable_quic_addr_discovery = true", "enable_quic_addr_discovery: needs the table tls"),
         ("[limits.client.rx]\nbytes_per_second = 0", "a whole number from 1 to 4294967295, not 0"),
         ("[limits.client.rx]\nbytes_per_second = true", "bytes_per_second: .* not true"),
