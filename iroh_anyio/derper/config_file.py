@@ -114,6 +114,10 @@ def parse_config(
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError("tables or lists are nested too deeply") from None
+    except ValueError:  # Python's limit of int(), which tomllib passes on
+        raise ConfigError("a number has too many digits") from None
     return _Reader(TomlTable(values), environ or {}, dev=dev).read()
 
 
@@ -190,15 +194,15 @@ class _Reader:
                 self._note(table, key, "it is for Let's Encrypt")
         https = table.address("https_bind_addr") or http._replace(port=HTTPS_PORT)
         quic = table.address("quic_bind_addr") or https._replace(port=QUIC_PORT)
-        folder = Path(table.text("cert_dir") or ".")
-        certificate, key_file = table.text("manual_cert_path"), table.text("manual_key_path")
+        folder = table.path("cert_dir") or Path()
+        certificate, key_file = table.path("manual_cert_path"), table.path("manual_key_path")
         http_only = _or(table.flag("dangerous_http_only"), False)
         tls = TlsConfig(
             https_bind_addr=None if http_only or self._dev else https,
             quic_bind_addr=quic if wants_quic else None,
             hostnames=_read_hostnames(table),
-            certificate_path=Path(certificate) if certificate else folder / "default.crt",
-            key_path=Path(key_file) if key_file else folder / "default.key",
+            certificate_path=certificate or folder / "default.crt",
+            key_path=key_file or folder / "default.key",
         )
         table.finish()
         return tls
@@ -283,14 +287,14 @@ class _Reader:
         return key, servers
 
     def _read_mesh_key(self, table: TomlTable) -> MeshKey:
-        path, name = table.text("key_file"), table.name("key_file")
+        path, name = table.path("key_file"), table.name("key_file")
         try:
             if MESH_KEY_VARIABLE in self._environ:
                 name = MESH_KEY_VARIABLE
                 return MeshKey.from_str(self._environ[MESH_KEY_VARIABLE])
             if path is None:
                 raise table.error("key_file", "missing: the file with 64 hex digits")
-            with Path(path).open(encoding="ascii", errors="replace") as file:
+            with path.open(encoding="ascii", errors="replace") as file:
                 return MeshKey.from_str(file.read(MESH_KEY_FILE_LIMIT))
         except OSError as error:
             raise ConfigError(f"{name}: {path}: {error.strerror}") from None

@@ -223,6 +223,25 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ("[derper]\nlisten_dialect = 'v9'", 'derper.listen_dialect: one of "v2", "v3"'),
         ("metrics_bind_addr = '[::]:80'", r"metrics_bind_addr: \[::\]:80 is taken by http_bind"),
         ("a = ", "not TOML: "),
+        (f"a = {'[' * 3000}", "tables or lists are nested too deeply"),
+        (f"key_cache_capacity = {'1' * 5000}", "a number has too many digits"),
+        (
+            f"key_cache_capacity = 0x{'f' * 5000}",
+            "key_cache_capacity: a whole .*, not one so large",
+        ),
+        (
+            f"[limits]\naccept_conn_limit = {'9' * 400}",
+            "limits.accept_conn_limit: a number above 0",
+        ),
+        (f"tls = {'9' * 400}", "tls: a table, not one so large"),
+        (
+            '[derper.mesh]\nkey_file = "a\\u0000b"',
+            "derper.mesh.key_file: a path, which holds no NUL",
+        ),
+        *(
+            (f'[tls]\ncert_mode = "Manual"\n{key} = "a\\u0000b"', f"tls.{key}: a path, which holds")
+            for key in ("cert_dir", "manual_cert_path", "manual_key_path")
+        ),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_names_the_key(text: str, complaint: str) -> None:
