@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
 import anyio
 
 from iroh_anyio.derper.extra import import_extra
 from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.region import alias_of
+from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId
 from iroh_proto.x25519 import X25519PublicKey
 
@@ -60,9 +62,16 @@ class Denylist:
 
 @dataclass(frozen=True, slots=True)
 class SharedTokens:
-    """Whoever shows one of these tokens."""
+    """Whoever shows one of these tokens.
+
+    :raises DecodeError: if one of them is none, as :func:`check_token` has it.
+    """
 
     tokens: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for token in self.tokens:
+            check_token(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,40 @@ class HttpCallout:
     """Whom a web service allows: it is asked by POST and answers 200 ``true``, or anything else.
 
     :ivar bearer_token: what the server shows the web service, if anything.
+    :raises DecodeError: if one of them cannot be used.
     """
 
     url: str
     bearer_token: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        check_callout_url(self.url)
+        if self.bearer_token is not None:
+            check_token(self.bearer_token)
+
 
 AccessRule: TypeAlias = Everyone | Allowlist | Denylist | SharedTokens | HttpCallout
+
+
+def check_token(token: str) -> None:
+    """Check that a token can stand in a header.
+
+    :raises DecodeError: if it cannot. The message does not show it.
+    """
+    if not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise DecodeError("a token is printable ASCII, without spaces around it")
+
+
+def check_callout_url(url: str) -> None:
+    """Check that a web service can be asked at a URL, which log messages may show.
+
+    :raises DecodeError: if it cannot. The message does not show it, for it may hold a password.
+    """
+    authority = _http_authority(url)
+    if authority is None:
+        raise DecodeError("a URL such as https://example.com/allowed")
+    if "@" in authority:
+        raise DecodeError("a URL without user and password: what the service sees is bearer_token")
 
 
 class AccessControl:
@@ -160,6 +196,16 @@ class AccessControl:
             # A defect there must neither let anybody in nor end the server.
             logger.exception("cannot ask %s", rule.url)
             return False
+
+
+def _http_authority(url: str) -> str | None:
+    """Return what names the server in a URL of HTTP, ``None`` if it is no such URL."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts.netloc if is_http else None
 
 
 def _is_listed(key: ClientKey, node_ids: frozenset[NodeId]) -> bool:

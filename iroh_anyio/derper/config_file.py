@@ -11,6 +11,8 @@ Secrets in the environment go before those in the file::
     IROH_DERPER_SECRET_KEY         secret_key
     IROH_DERPER_MESH_KEY           what is in the file derper.mesh.key_file
 
+White space around tokens in the environment does not count. In the file they are what is quoted.
+
 Source: iroh v1.0.3 ``iroh-relay/src/main.rs``; v0.35.0 for ``enable_stun`` and
 ``stun_bind_addr``, v0.27.0 for ``secret_key``.
 """
@@ -22,7 +24,6 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from iroh_anyio.derper.access import (
     AccessRule,
@@ -31,6 +32,8 @@ from iroh_anyio.derper.access import (
     Everyone,
     HttpCallout,
     SharedTokens,
+    check_callout_url,
+    check_token,
 )
 from iroh_anyio.derper.config import (
     DEV_PORT,
@@ -235,7 +238,7 @@ class _Reader:
             return Everyone()
         kinds = [kind for kind in ACCESS_KINDS if kind in table]
         allowlist, denylist = _read_ids(table, "allowlist"), _read_ids(table, "denylist")
-        tokens, http = table.texts("shared_token"), table.table("http")
+        tokens, http = _read_shared_tokens(table), table.table("http")
         callout = None if http is None else self._read_callout(http)
         table.finish()
         if len(kinds) != 1:
@@ -246,7 +249,7 @@ class _Reader:
             return Denylist(denylist)
         if callout is not None:
             return callout
-        if token := self._environ.get(ACCESS_TOKEN_VARIABLE):
+        if token := self._read_token(ACCESS_TOKEN_VARIABLE):
             return SharedTokens((token,))
         if not tokens:
             raise table.error("shared_token", "a list of strings, none of them empty")
@@ -258,7 +261,16 @@ class _Reader:
             raise table.error("url", "missing: where to ask whether a node may relay")
         token = table.secret("bearer_token")
         table.finish()
-        return HttpCallout(url, self._environ.get(BEARER_TOKEN_VARIABLE) or token)
+        if token is not None:
+            _check_token(table.name("bearer_token"), token)
+        return HttpCallout(url, self._read_token(BEARER_TOKEN_VARIABLE) or token)
+
+    def _read_token(self, variable: str) -> str | None:
+        """Read a token from the environment, where many come from a file that ends a line."""
+        token = self._environ.get(variable, "").strip()
+        if token:
+            _check_token(variable, token)
+        return token or None
 
     def _read_workers(self, own: TomlTable) -> int:
         workers = _or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1)
@@ -340,14 +352,22 @@ def _read_ids(table: TomlTable, key: str) -> frozenset[NodeId] | None:
     return frozenset(ids)
 
 
-def _parse_url(text: str) -> str:
+def _read_shared_tokens(table: TomlTable) -> list[str] | None:
+    tokens = table.texts("shared_token")
+    for token in tokens or ():
+        _check_token(table.name("shared_token"), token)
+    return tokens
+
+
+def _check_token(name: str, token: str) -> None:
     try:
-        parts = urlsplit(text)
-        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_http = False
-    if not is_http:
-        raise DecodeError(f"a URL such as https://example.com/allowed, not {text!r}")
+        check_token(token)
+    except DecodeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _parse_url(text: str) -> str:
+    check_callout_url(text)
     return text
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -197,7 +199,20 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ('access.allowlist = ["abc"]', "access.allowlist: 'abc': a node id has 64 hex"),
         ("access.shared_token = []", "access.shared_token: a list of strings, none of them empty"),
         ('access.shared_token = [""]', "access.shared_token: a list of strings, none of"),
+        ('access.shared_token = ["a", "b\\n"]', "access.shared_token: a token is printable ASCII"),
+        (
+            "access.shared_token = ['caf\N{LATIN SMALL LETTER E WITH ACUTE}']",
+            "access.shared_token: a token is",
+        ),
+        (
+            "access.http = {url = 'http://x', bearer_token = ' x'}",
+            "access.http.bearer_token: a token",
+        ),
         ("access.http.bearer_token = 'x'", "access.http.url: missing"),
+        (
+            "access.http.url = 'http://user:hush@x'",
+            "access.http.url: a URL without user and password",
+        ),
         ("access.http.url = 'ftp://x'", "access.http.url: a URL such as https"),
         ("access.http.url = 'http://x:port'", "access.http.url: a URL such as https"),
         ("access.http = {url = 'http://x', urls = 1}", "access.http.urls: no such key"),
@@ -256,6 +271,11 @@ def test_what_cannot_be_used_is_an_error_that_names_the_key(text: str, complaint
         ("access.shared_token = [271828]", "271828"),
         ("secret_key = 271828", "271828"),
         (f"secret_key = '{KEY[:-1]}x'", KEY[:40]),
+        ("access.http.url = 'http://user:hush@x/'", "hush"),
+        ("access.http.url = 'http://user:hush@x:port/'", "hush"),
+        ("access.http.url = 'ftp://user:hush@x/'", "hush"),
+        ("access.http = {url = 'http://x', bearer_token = 'hush '}", "hush"),
+        ('access.shared_token = ["hush\\n"]', "hush"),
     ],
 )
 def test_no_message_shows_a_secret(text: str, secret: str) -> None:
@@ -274,6 +294,42 @@ def test_no_repr_shows_a_secret() -> None:
 def test_a_bad_secret_of_the_environment_is_named_by_its_variable() -> None:
     with pytest.raises(ConfigError, match=r"^IROH_DERPER_SECRET_KEY: "):
         parse_config("", environ={"IROH_DERPER_SECRET_KEY": "abc"})
+
+
+TOKEN_VARIABLES = (
+    ("IROH_RELAY_ACCESS_TOKEN", "access.shared_token = ['of-the-file']"),
+    ("IROH_RELAY_HTTP_BEARER_TOKEN", "access.http = {url = 'http://x', bearer_token = 'a'}"),
+)
+
+
+@pytest.mark.parametrize(("variable", "text"), TOKEN_VARIABLES)
+@pytest.mark.parametrize("around", ["%s\n", "%s\r\n", " %s "])
+def test_white_space_around_a_token_of_the_environment_is_not_part_of_it(
+    variable: str, text: str, around: str
+) -> None:
+    rule = parse_config(text, environ={variable: around % "hush-hush"}).access
+    assert rule in (SharedTokens(("hush-hush",)), HttpCallout("http://x", "hush-hush"))
+    assert parse_config(text, environ={variable: around % ""}) == parse_config(text)
+
+
+@pytest.mark.parametrize(("variable", "text"), TOKEN_VARIABLES)
+@pytest.mark.parametrize("token", [os.fsdecode(b"hush\xe9"), "hush\xe9", "hush\nhush", "hush\x7f"])
+def test_a_bad_token_of_the_environment_is_named_by_its_variable_and_not_shown(
+    variable: str, text: str, token: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}: a token is printable ASCII") as caught:
+        parse_config(text, environ={variable: token})
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_rules_of_a_program_hold_no_token_that_cannot_be_shown() -> None:
+    for token in ("hush\n", "hush\xe9", os.fsdecode(b"hush\xe9"), ""):
+        with pytest.raises(DecodeError, match=r"^a token is printable ASCII"):
+            SharedTokens(("fine", token))
+        with pytest.raises(DecodeError, match=r"^a token is printable ASCII"):
+            HttpCallout("http://x", token)
+    with pytest.raises(DecodeError, match=r"^a URL without user and password"):
+        HttpCallout("http://user:hush@x")
 
 
 def test_errors_of_files_begin_with_the_path(tmp_path: Path) -> None:
