@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -155,21 +155,24 @@ class AccessControl:
             return frozenset()
         return frozenset(key for key in clients if not self.decide(key, None))
 
-    async def ask(self, node_id: ClientKey) -> bool:
-        """Ask the web service of the rule. Whatever goes wrong means no.
+    async def ask(
+        self, node_id: ClientKey, token: str | None, *, still_waits: Callable[[], bool]
+    ) -> bool:
+        """Decide as :meth:`decide` does, asking the web service of the rule if there is one.
 
+        Whatever goes wrong with it means no. What counts is the rule in force at the end.
+
+        :param still_waits: says whether the client is there. Nothing is asked about those that are
+            not: they would keep the places of others.
         :raises ModuleNotFoundError: if httpx is not installed.
         """
-        rule = self.rule
-        if not isinstance(rule, HttpCallout) or isinstance(node_id, X25519PublicKey):
-            return self.decide(node_id, None) is True
-        try:
-            with anyio.fail_after(CALLOUT_TIMEOUT):
-                async with self._limiter:
-                    return await self._post(rule, node_id)
-        except TimeoutError:
-            logger.warning("%s gave no answer within %g s", rule.url, CALLOUT_TIMEOUT)
-            return False
+        while (allowed := self.decide(node_id, token)) is None:
+            rule = self.rule
+            assert isinstance(rule, HttpCallout)  # others decide at once
+            answer = await self._answer(rule, node_id, still_waits)
+            if self.rule == rule:
+                return answer
+        return allowed
 
     async def close(self) -> None:
         """Close the connections to the web service. Bounded, not cancellable, idempotent."""
@@ -178,7 +181,20 @@ class AccessControl:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await client.aclose()
 
-    async def _post(self, rule: HttpCallout, node_id: NodeId) -> bool:
+    async def _answer(
+        self, rule: HttpCallout, node_id: ClientKey, still_waits: Callable[[], bool]
+    ) -> bool:
+        """Return what a web service says, when there is a place to ask it."""
+        try:
+            with anyio.fail_after(CALLOUT_TIMEOUT):
+                async with self._limiter:
+                    return still_waits() and await self._post(rule, node_id)
+        except TimeoutError:
+            if still_waits():
+                logger.warning("%s gave no answer within %g s", rule.url, CALLOUT_TIMEOUT)
+            return False
+
+    async def _post(self, rule: HttpCallout, node_id: ClientKey) -> bool:
         httpx = import_extra("httpx", "access.http")
         if self._client is None:
             # What is set in the environment for the programs of a person is not for a server.

@@ -356,7 +356,12 @@ class Derper(Service):
             self._complete_access(event, allowed)
 
     async def _ask(self, event: AccessRequested) -> None:
-        self._complete_access(event, await self._access.ask(event.node_id))
+        allowed = await self._access.ask(
+            event.node_id,
+            event.token,
+            still_waits=lambda: self._acceptor.has_peer(event.tcp_id),
+        )
+        self._complete_access(event, allowed)
         self._driver.flush()
 
     def _complete_access(self, event: AccessRequested, allowed: bool) -> None:
