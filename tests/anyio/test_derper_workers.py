@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -54,6 +55,17 @@ async def pool_of(workers: int, text: str = LOCAL) -> AsyncIterator[DerperPool]:
         config = parse_config(f"{text}\n[derper]\nworkers = {workers}\ndrain_time = 0.5\n")
         async with await DerperPool.open(config) as pool:
             yield pool
+
+
+async def test_workers_of_any_program_may_have_as_many_files_as_the_hard_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 500), hard))
+    try:
+        async with pool_of(2) as pool:
+            for pid in pool.pids:
+                assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Client:
