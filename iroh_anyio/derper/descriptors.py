@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 
 logger = logging.getLogger("iroh_anyio.derper")
+
+
+def descriptor_limit() -> int:
+    """Return how many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_descriptor_limit() -> None:

@@ -23,7 +23,7 @@ import pytest
 from iroh_anyio.derper.access import SharedTokens
 from iroh_anyio.derper.config import DerperConfig
 from iroh_anyio.derper.config_file import load_config
-from iroh_anyio.derper.descriptors import raise_descriptor_limit
+from iroh_anyio.derper.descriptors import descriptor_limit, raise_descriptor_limit
 from tests.anyio.tls_files import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +212,7 @@ class TestOpenFiles:
         monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 500))
         monkeypatch.setattr(resource, "setrlimit", None)
         raise_descriptor_limit()
+        assert descriptor_limit() == (500 if soft == 500 else sys.maxsize)
 
     def test_a_system_that_does_not_let_it_is_no_error(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
