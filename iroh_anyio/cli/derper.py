@@ -187,7 +187,7 @@ async def _drain(server: Derper | DerperPool, scope: anyio.CancelScope) -> None:
 def _reload(server: Derper | DerperPool, source: _Source) -> None:
     try:
         waiting = server.reload(source.load())
-    except (click.ClickException, ModuleNotFoundError) as error:
+    except (click.ClickException, ModuleNotFoundError, OSError) as error:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         say(f"warning: keeping the old settings: {message}")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from iroh_anyio.cli.derper import _reload, _Source
+from iroh_anyio.derper import DerperPool
 from iroh_anyio.derper.access import SharedTokens
 from iroh_anyio.derper.config import DerperConfig
 from iroh_anyio.derper.config_file import load_config
@@ -168,6 +171,18 @@ class TestSignals:
             server.signal(signal.SIGHUP)
             server.said("these hold after a restart: max_connections")
             assert server.process.poll() is None
+
+    def test_settings_that_cannot_be_passed_on_leave_the_old_ones(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Full(DerperPool):
+            def __init__(self) -> None: ...
+
+            def reload(self, config: DerperConfig) -> list[str]:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        _reload(Full(), _Source(path, dev=False, workers=None))
+        assert "keeping the old settings: [Errno 24] Too many open files" in capsys.readouterr().err
 
     def test_terminate_lets_clients_go_and_ends(self, path: Path) -> None:
         with running("--config", str(path), "-v") as server:
