@@ -104,6 +104,18 @@ class TcpPort:
         self._connections[tcp_id] = connection
         self._by_descriptor[connection.descriptor] = connection
 
+    def has_peer(self, tcp_id: int) -> bool:
+        """Say whether the other end of a connection is there, as far as the kernel knows.
+
+        It tells of one that is paused as well, whose end is not read yet.
+        """
+        connection = self._connections.get(tcp_id)
+        if connection is None:
+            return False
+        poll = select.poll()
+        poll.register(connection.descriptor, select.POLLRDHUP)
+        return not poll.poll(0)
+
     def flush(self) -> bool:
         """Write what the machine has for connections that can take it."""
         self._write(once=True)

@@ -24,10 +24,15 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=")
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=-._~"
 
-_AUTHORITY_END = re.compile(r"(?:^|@)(?:\[[^\[\]]*\]|[^\[\]:]*)(?::[0-9]*)?$")
+# What follows the user: a host, in brackets or without any, and a port.
+_AUTHORITY_END = re.compile(r"(?:^|@)(?:\[[^\[\]]*\]|[^\[\]:]*)(?::[0-9]*)?\Z")
 
 _SCOPE = re.compile(r"[!-$&-.0-Z^-~]{1,15}")
 """What an interface may be called: as long as on Linux, without what URLs and addresses mean."""
+
+# RFC 952 and RFC 1123 section 2.1, with the underscore that is found in practice.
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(\.{_LABEL})*\.?")
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -160,6 +165,15 @@ class DerpAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.node_id.fmt_short()} via {self.url}"
+
+
+def check_hostname(text: str) -> None:
+    """Check that a text is a host name, which may stand in a URL and in a header.
+
+    :raises DecodeError: if it is not. An international name has to be in its ASCII form.
+    """
+    if not _HOSTNAME.fullmatch(text):
+        raise DecodeError(f"not a host name in ASCII, such as derp.example.com: {text!r}")
 
 
 Address: TypeAlias = UdpAddress | DerpAddress

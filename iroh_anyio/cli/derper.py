@@ -19,6 +19,7 @@ from iroh_anyio.cli.running import exit_code, run
 from iroh_anyio.derper import Derper, DerperConfig, DerperPool, load_config
 from iroh_anyio.derper.certificates import Certificate, CertificateError
 from iroh_anyio.derper.config import DEV_PORT, WORKERS_IN_MESH, WORKERS_LIMIT
+from iroh_anyio.derper.descriptors import raise_descriptor_limit
 from iroh_anyio.derper.server import check_libraries
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import DecodeError, UdpAddress
@@ -139,6 +140,7 @@ def _check(config: DerperConfig) -> None:
 
 
 async def _open(config: DerperConfig) -> Derper | DerperPool:
+    raise_descriptor_limit()
     return await (Derper if config.workers == 1 else DerperPool).open(config)
 
 
@@ -185,7 +187,7 @@ async def _drain(server: Derper | DerperPool, scope: anyio.CancelScope) -> None:
 def _reload(server: Derper | DerperPool, source: _Source) -> None:
     try:
         waiting = server.reload(source.load())
-    except (click.ClickException, ModuleNotFoundError) as error:
+    except (click.ClickException, ModuleNotFoundError, OSError) as error:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         say(f"warning: keeping the old settings: {message}")
         return

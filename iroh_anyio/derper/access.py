@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
 import anyio
 
 from iroh_anyio.derper.extra import import_extra
 from iroh_proto.derp.dialects import ClientKey
 from iroh_proto.derp.region import alias_of
+from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId
 from iroh_proto.x25519 import X25519PublicKey
 
@@ -60,9 +62,16 @@ class Denylist:
 
 @dataclass(frozen=True, slots=True)
 class SharedTokens:
-    """Whoever shows one of these tokens."""
+    """Whoever shows one of these tokens.
+
+    :raises DecodeError: if one of them is none, as :func:`check_token` has it.
+    """
 
     tokens: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for token in self.tokens:
+            check_token(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,40 @@ class HttpCallout:
     """Whom a web service allows: it is asked by POST and answers 200 ``true``, or anything else.
 
     :ivar bearer_token: what the server shows the web service, if anything.
+    :raises DecodeError: if one of them cannot be used.
     """
 
     url: str
     bearer_token: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        check_callout_url(self.url)
+        if self.bearer_token is not None:
+            check_token(self.bearer_token)
+
 
 AccessRule: TypeAlias = Everyone | Allowlist | Denylist | SharedTokens | HttpCallout
+
+
+def check_token(token: str) -> None:
+    """Check that a token can stand in a header.
+
+    :raises DecodeError: if it cannot. The message does not show it.
+    """
+    if not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise DecodeError("a token is printable ASCII, without spaces around it")
+
+
+def check_callout_url(url: str) -> None:
+    """Check that a web service can be asked at a URL, which log messages may show.
+
+    :raises DecodeError: if it cannot. The message does not show it, for it may hold a password.
+    """
+    authority = _http_authority(url)
+    if authority is None:
+        raise DecodeError("a URL such as https://example.com/allowed")
+    if "@" in authority:
+        raise DecodeError("a URL without user and password: what the service sees is bearer_token")
 
 
 class AccessControl:
@@ -119,21 +155,24 @@ class AccessControl:
             return frozenset()
         return frozenset(key for key in clients if not self.decide(key, None))
 
-    async def ask(self, node_id: ClientKey) -> bool:
-        """Ask the web service of the rule. Whatever goes wrong means no.
+    async def ask(
+        self, node_id: ClientKey, token: str | None, *, still_waits: Callable[[], bool]
+    ) -> bool:
+        """Decide as :meth:`decide` does, asking the web service of the rule if there is one.
 
+        Whatever goes wrong with it means no. What counts is the rule in force at the end.
+
+        :param still_waits: says whether the client is there. Nothing is asked about those that are
+            not: they would keep the places of others.
         :raises ModuleNotFoundError: if httpx is not installed.
         """
-        rule = self.rule
-        if not isinstance(rule, HttpCallout) or isinstance(node_id, X25519PublicKey):
-            return self.decide(node_id, None) is True
-        try:
-            with anyio.fail_after(CALLOUT_TIMEOUT):
-                async with self._limiter:
-                    return await self._post(rule, node_id)
-        except TimeoutError:
-            logger.warning("%s gave no answer within %g s", rule.url, CALLOUT_TIMEOUT)
-            return False
+        while (allowed := self.decide(node_id, token)) is None:
+            rule = self.rule
+            assert isinstance(rule, HttpCallout)  # others decide at once
+            answer = await self._answer(rule, node_id, still_waits)
+            if self.rule == rule:
+                return answer
+        return allowed
 
     async def close(self) -> None:
         """Close the connections to the web service. Bounded, not cancellable, idempotent."""
@@ -142,7 +181,20 @@ class AccessControl:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await client.aclose()
 
-    async def _post(self, rule: HttpCallout, node_id: NodeId) -> bool:
+    async def _answer(
+        self, rule: HttpCallout, node_id: ClientKey, still_waits: Callable[[], bool]
+    ) -> bool:
+        """Return what a web service says, when there is a place to ask it."""
+        try:
+            with anyio.fail_after(CALLOUT_TIMEOUT):
+                async with self._limiter:
+                    return still_waits() and await self._post(rule, node_id)
+        except TimeoutError:
+            if still_waits():
+                logger.warning("%s gave no answer within %g s", rule.url, CALLOUT_TIMEOUT)
+            return False
+
+    async def _post(self, rule: HttpCallout, node_id: ClientKey) -> bool:
         httpx = import_extra("httpx", "access.http")
         if self._client is None:
             # What is set in the environment for the programs of a person is not for a server.
@@ -160,6 +212,16 @@ class AccessControl:
             # A defect there must neither let anybody in nor end the server.
             logger.exception("cannot ask %s", rule.url)
             return False
+
+
+def _http_authority(url: str) -> str | None:
+    """Return what names the server in a URL of HTTP, ``None`` if it is no such URL."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts.netloc if is_http else None
 
 
 def _is_listed(key: ClientKey, node_ids: frozenset[NodeId]) -> bool:

@@ -39,6 +39,7 @@ class Certificate:
         self.expires: datetime
         self.on_new: Callable[[], None] | None = None
         self._seen = self._fingerprint()
+        self._has_failed = False
         self.context = self._load()
 
     def current(self) -> ssl.SSLContext:
@@ -48,18 +49,23 @@ class Certificate:
     def reload(self) -> bool:
         """Read the files again if they changed; return whether there is a new certificate.
 
-        What cannot be used is logged, and the old certificate stays. That is so as well when a
-        writer is caught between one file and the other; it ends with the next look.
+        What cannot be used is logged once, and the old certificate stays. That is so as well when
+        a writer is caught between one file and the other; it ends with the next look. Files that
+        could not be used are read at each look: that they may be read does not show in them.
         """
         seen = self._fingerprint()
-        if seen == self._seen:
+        has_changed = seen != self._seen
+        if not has_changed and not self._has_failed:
             return False
         self._seen = seen
         try:
             self.context = self._load()
         except CertificateError as error:
-            logger.error("keeping the old certificate: %s", error)
+            self._has_failed = True
+            if has_changed:
+                logger.error("keeping the old certificate: %s", error)
             return False
+        self._has_failed = False
         logger.info("new certificate from %s, until %s", self.certificate_path, self.expires)
         if self.on_new is not None:
             self.on_new()

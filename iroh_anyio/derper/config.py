@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from iroh_anyio.derper.access import AccessRule, Everyone
-from iroh_proto.address import UdpAddress
+from iroh_proto.address import UdpAddress, check_hostname
 from iroh_proto.derp.mesh import MeshServer
 from iroh_proto.derp.mesh_key import MeshKey
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
@@ -42,6 +42,7 @@ class TlsConfig:
     :ivar https_bind_addr: where the server is, ``None`` to serve plain HTTP all the same.
     :ivar quic_bind_addr: where QUIC address discovery is answered, ``None`` for nowhere.
     :ivar hostnames: the names under which clients know the server, the first one the main one.
+    :raises DecodeError: if one of them is no host name.
     """
 
     https_bind_addr: UdpAddress | None
@@ -49,6 +50,10 @@ class TlsConfig:
     hostnames: tuple[str, ...] = ()
     certificate_path: Path
     key_path: Path
+
+    def __post_init__(self) -> None:
+        for hostname in self.hostnames:
+            check_hostname(hostname)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

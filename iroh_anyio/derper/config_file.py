@@ -11,6 +11,8 @@ Secrets in the environment go before those in the file::
     IROH_DERPER_SECRET_KEY         secret_key
     IROH_DERPER_MESH_KEY           what is in the file derper.mesh.key_file
 
+White space around tokens in the environment does not count. In the file they are what is quoted.
+
 Source: iroh v1.0.3 ``iroh-relay/src/main.rs``; v0.35.0 for ``enable_stun`` and
 ``stun_bind_addr``, v0.27.0 for ``secret_key``.
 """
@@ -22,7 +24,6 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from iroh_anyio.derper.access import (
     AccessRule,
@@ -31,6 +32,8 @@ from iroh_anyio.derper.access import (
     Everyone,
     HttpCallout,
     SharedTokens,
+    check_callout_url,
+    check_token,
 )
 from iroh_anyio.derper.config import (
     DEV_PORT,
@@ -45,7 +48,7 @@ from iroh_anyio.derper.config import (
     TlsConfig,
 )
 from iroh_anyio.derper.toml_table import ConfigError, TomlTable
-from iroh_proto.address import DerpUrl, UdpAddress
+from iroh_proto.address import DerpUrl, UdpAddress, check_hostname
 from iroh_proto.derp.map import QUIC_PORT, STUN_PORT
 from iroh_proto.derp.mesh import MESH_DIALECTS, MeshServer
 from iroh_proto.derp.mesh import SERVERS_LIMIT as MESH_SERVERS_LIMIT
@@ -114,6 +117,10 @@ def parse_config(
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError("tables or lists are nested too deeply") from None
+    except ValueError:  # Python's limit of int(), which tomllib passes on
+        raise ConfigError("a number has too many digits") from None
     return _Reader(TomlTable(values), environ or {}, dev=dev).read()
 
 
@@ -190,15 +197,15 @@ class _Reader:
                 self._note(table, key, "it is for Let's Encrypt")
         https = table.address("https_bind_addr") or http._replace(port=HTTPS_PORT)
         quic = table.address("quic_bind_addr") or https._replace(port=QUIC_PORT)
-        folder = Path(table.text("cert_dir") or ".")
-        certificate, key_file = table.text("manual_cert_path"), table.text("manual_key_path")
+        folder = table.path("cert_dir") or Path()
+        certificate, key_file = table.path("manual_cert_path"), table.path("manual_key_path")
         http_only = _or(table.flag("dangerous_http_only"), False)
         tls = TlsConfig(
             https_bind_addr=None if http_only or self._dev else https,
             quic_bind_addr=quic if wants_quic else None,
-            hostnames=tuple(table.texts("hostname", single=True) or ()),
-            certificate_path=Path(certificate) if certificate else folder / "default.crt",
-            key_path=Path(key_file) if key_file else folder / "default.key",
+            hostnames=_read_hostnames(table),
+            certificate_path=certificate or folder / "default.crt",
+            key_path=key_file or folder / "default.key",
         )
         table.finish()
         return tls
@@ -231,7 +238,7 @@ class _Reader:
             return Everyone()
         kinds = [kind for kind in ACCESS_KINDS if kind in table]
         allowlist, denylist = _read_ids(table, "allowlist"), _read_ids(table, "denylist")
-        tokens, http = table.texts("shared_token"), table.table("http")
+        tokens, http = _read_shared_tokens(table), table.table("http")
         callout = None if http is None else self._read_callout(http)
         table.finish()
         if len(kinds) != 1:
@@ -242,7 +249,7 @@ class _Reader:
             return Denylist(denylist)
         if callout is not None:
             return callout
-        if token := self._environ.get(ACCESS_TOKEN_VARIABLE):
+        if token := self._read_token(ACCESS_TOKEN_VARIABLE):
             return SharedTokens((token,))
         if not tokens:
             raise table.error("shared_token", "a list of strings, none of them empty")
@@ -254,7 +261,16 @@ class _Reader:
             raise table.error("url", "missing: where to ask whether a node may relay")
         token = table.secret("bearer_token")
         table.finish()
-        return HttpCallout(url, self._environ.get(BEARER_TOKEN_VARIABLE) or token)
+        if token is not None:
+            _check_token(table.name("bearer_token"), token)
+        return HttpCallout(url, self._read_token(BEARER_TOKEN_VARIABLE) or token)
+
+    def _read_token(self, variable: str) -> str | None:
+        """Read a token from the environment, where many come from a file that ends a line."""
+        token = self._environ.get(variable, "").strip()
+        if token:
+            _check_token(variable, token)
+        return token or None
 
     def _read_workers(self, own: TomlTable) -> int:
         workers = _or(own.integer("workers", least=1, most=WORKERS_LIMIT), 1)
@@ -283,14 +299,14 @@ class _Reader:
         return key, servers
 
     def _read_mesh_key(self, table: TomlTable) -> MeshKey:
-        path, name = table.text("key_file"), table.name("key_file")
+        path, name = table.path("key_file"), table.name("key_file")
         try:
             if MESH_KEY_VARIABLE in self._environ:
                 name = MESH_KEY_VARIABLE
                 return MeshKey.from_str(self._environ[MESH_KEY_VARIABLE])
             if path is None:
                 raise table.error("key_file", "missing: the file with 64 hex digits")
-            with Path(path).open(encoding="ascii", errors="replace") as file:
+            with path.open(encoding="ascii", errors="replace") as file:
                 return MeshKey.from_str(file.read(MESH_KEY_FILE_LIMIT))
         except OSError as error:
             raise ConfigError(f"{name}: {path}: {error.strerror}") from None
@@ -313,6 +329,16 @@ class _Reader:
         self._notices.append(f"{table.name(key)} has no effect: {why}")
 
 
+def _read_hostnames(table: TomlTable) -> tuple[str, ...]:
+    hostnames = table.texts("hostname", single=True) or ()
+    for hostname in hostnames:
+        try:
+            check_hostname(hostname)
+        except DecodeError as error:
+            raise table.error("hostname", str(error)) from None
+    return tuple(hostnames)
+
+
 def _read_ids(table: TomlTable, key: str) -> frozenset[NodeId] | None:
     texts = table.texts(key)
     if texts is None:
@@ -326,14 +352,22 @@ def _read_ids(table: TomlTable, key: str) -> frozenset[NodeId] | None:
     return frozenset(ids)
 
 
-def _parse_url(text: str) -> str:
+def _read_shared_tokens(table: TomlTable) -> list[str] | None:
+    tokens = table.texts("shared_token")
+    for token in tokens or ():
+        _check_token(table.name("shared_token"), token)
+    return tokens
+
+
+def _check_token(name: str, token: str) -> None:
     try:
-        parts = urlsplit(text)
-        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_http = False
-    if not is_http:
-        raise DecodeError(f"a URL such as https://example.com/allowed, not {text!r}")
+        check_token(token)
+    except DecodeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _parse_url(text: str) -> str:
+    check_callout_url(text)
     return text
 
 

@@ -141,14 +141,17 @@ class DerperPool(Service):
         :returns: the names of settings that differ and hold only after a restart.
         :raises ModuleNotFoundError: if a setting needs a library that is not installed; nothing
             has changed then.
+        :raises OSError: if the system has no file left to tell the workers by; nothing has changed
+            then.
         """
         check_libraries(config)
         before = self._config
         config = replace(config, secret_key=config.secret_key or before.secret_key)
         waiting = [name for name in changed_settings(before, config) if name not in RELOADABLE]
-        self._config = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
-        self._sides.reload_certificate()
-        with settings_file(self._config) as settings:
+        after = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
+        with settings_file(after) as settings:
+            self._config = after
+            self._sides.reload_certificate()
             for worker in self._workers.values():
                 if worker.is_started:
                     worker.channel.send(Reload(), [settings])

@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from iroh_anyio.derper.access import AccessControl, HttpCallout
 from iroh_anyio.derper.certificates import Certificate
 from iroh_anyio.derper.config import DEV_PORT, MAX_CONNECTIONS, DerperConfig
+from iroh_anyio.derper.descriptors import descriptor_limit
 from iroh_anyio.derper.extra import import_extra
 from iroh_anyio.derper.metrics import DerperCounts
 from iroh_anyio.derper.peer_port import PeerPort
@@ -37,7 +38,7 @@ from iroh_proto.derp.mesh import (
     MeshServerLost,
 )
 from iroh_proto.derp.pages import page_for
-from iroh_proto.derp.relay import DerpServer
+from iroh_proto.derp.relay import STRANGERS_LIMIT, DerpServer
 from iroh_proto.derp.relay_events import (
     AccessRequested,
     ClientConnected,
@@ -356,7 +357,12 @@ class Derper(Service):
             self._complete_access(event, allowed)
 
     async def _ask(self, event: AccessRequested) -> None:
-        self._complete_access(event, await self._access.ask(event.node_id))
+        allowed = await self._access.ask(
+            event.node_id,
+            event.token,
+            still_waits=lambda: self._acceptor.has_peer(event.tcp_id),
+        )
+        self._complete_access(event, allowed)
         self._driver.flush()
 
     def _complete_access(self, event: AccessRequested, allowed: bool) -> None:
@@ -400,6 +406,8 @@ def _make_machine(config: DerperConfig, peers: Peers | None, *, asks_access: boo
     return DerpServer(
         secret_key=config.secret_key or SecretKey.generate(),
         rng=random.SystemRandom(),
+        # Without descriptors nobody is accepted for whom a stranger could make room.
+        strangers_limit=min(STRANGERS_LIMIT, descriptor_limit() // 2),
         rate_limit=config.rate_limit,
         accept_limit=config.accept_limit,
         asks_access=asks_access,

@@ -23,7 +23,7 @@ from iroh_anyio.driver import Driver, UdpPort
 from iroh_anyio.quic.qad_server import PrivateKey, QadServerStats
 from iroh_anyio.service import Service
 from iroh_proto.address import UdpAddress
-from iroh_proto.derp.pages import Page, plain_page_for
+from iroh_proto.derp.pages import Page, PlainPages
 from iroh_proto.derp.upgrade import HttpRequest
 from iroh_proto.stun.server import StunServer, StunServerStats
 
@@ -83,8 +83,6 @@ class SideServices:
         main_port: int,
         count: Callable[[], DerperCounts],
     ) -> None:
-        self._tls = config.tls
-        self._main_port = main_port
         self._certificate = opened.certificate
         self._qad = opened.qad
         if opened.certificate is not None and opened.qad is not None:
@@ -96,7 +94,9 @@ class SideServices:
         self._pages: list[PagePort] = []
         self.quic_port = None if opened.qad is None else opened.qad.port
         self.stun_port = sockets.stun[0].local_address.port if sockets.stun else None
-        self.plain_port = self.serve_pages(sockets.plain, self._plain_page)
+        names = () if config.tls is None else config.tls.hostnames
+        plain = PlainPages(https_port=main_port, hostname=names[0] if names else None)
+        self.plain_port = self.serve_pages(sockets.plain, plain.page_for)
         self.metrics_port = None
         if sockets.metrics:
             self.metrics_port = self.serve_pages(sockets.metrics, DerperMetrics(count).page_for)
@@ -167,12 +167,6 @@ class SideServices:
             self._qad.set_certificates(*_read_for_quic(self._certificate))
         except CertificateError as error:
             logger.error("keeping the old certificate for QUIC: %s", error)
-
-    def _plain_page(self, request: HttpRequest) -> Page:
-        names = () if self._tls is None else self._tls.hostnames
-        return plain_page_for(
-            request, https_port=self._main_port, hostname=names[0] if names else None
-        )
 
 
 async def _run_service(service: Service, *, task_status: TaskStatus[None]) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from iroh_proto.address import UdpAddress
 from iroh_proto.errors import DecodeError
 
 T = TypeVar("T")
+
+
+SHOWN_LIMIT = 40
+"""Characters of a value that a message shows."""
 
 
 class ConfigError(ValueError):
@@ -57,6 +62,15 @@ class TomlTable:
         if value is None or (isinstance(value, str) and value):
             return value
         raise self.error(key, f"a string that is not empty, not {_shown(value)}")
+
+    def path(self, key: str) -> Path | None:
+        """Read the path of a file or folder."""
+        text = self.text(key)
+        if text is None:
+            return None
+        if "\0" in text:
+            raise self.error(key, f"a path, which holds no NUL, not {_shown(text)}")
+        return Path(text)
 
     def secret(self, key: str) -> str | None:
         """Read a string that is not empty and that no message may show."""
@@ -148,8 +162,10 @@ def _shown(value: object) -> str:
         return "a list"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 10**SHOWN_LIMIT:
+        return "one so large"  # and repr() refuses some of them
     text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return text if len(text) <= SHOWN_LIMIT else f"{text[:SHOWN_LIMIT]}..."
 
 
 def _quoted(values: Sequence[str]) -> str:

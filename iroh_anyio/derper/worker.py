@@ -39,6 +39,7 @@ from iroh_anyio.derper.control import (
     Start,
     read_settings,
 )
+from iroh_anyio.derper.descriptors import raise_descriptor_limit
 from iroh_anyio.derper.peers import Peers
 from iroh_anyio.derper.server import Derper
 from iroh_proto.address import DerpUrl
@@ -161,6 +162,7 @@ async def _start(channel: ControlChannel, start: Message, files: Sequence[int]) 
         level=start.log_level,
         format=f"%(levelname)s: worker {start.worker}: %(message)s",
     )
+    raise_descriptor_limit()
     listeners = [socket.socket(fileno=file) for file in files[1:]]
     try:
         worker = Worker(start, read_settings(files[0]), listeners, channel)

@@ -13,7 +13,7 @@ import re
 from http import HTTPStatus
 from typing import NamedTuple
 
-from iroh_proto.address import DEFAULT_PORTS
+from iroh_proto.address import DEFAULT_PORTS, check_hostname
 from iroh_proto.derp.landing import LANDING_PAGE, STYLE_SOURCE
 from iroh_proto.derp.upgrade import HttpRequest
 
@@ -105,27 +105,36 @@ def page_for(request: HttpRequest) -> Page:
     return NOT_FOUND
 
 
-def plain_page_for(request: HttpRequest, *, https_port: int, hostname: str | None = None) -> Page:
-    """Return what the plain HTTP port of a server answers whose pages are on HTTPS.
+class PlainPages:
+    """What the plain HTTP port of a server answers whose pages are on HTTPS.
 
     Challenges are answered, for what they find out is what becomes of plain HTTP. Other pages are
     said to be on HTTPS. Clients for whom it is the wrong port are told that nothing is there.
 
     :param https_port: the port of HTTPS.
     :param hostname: the name to send readers to, instead of the one they used.
+    :raises DecodeError: if ``hostname`` is no host name.
     """
-    if not _is_read(request) or request.upgrade is not None:
-        return Page(HTTPStatus.NOT_FOUND, (_TEXT,), b"Not Found")
-    if request.path == CHALLENGE_PATH:
-        return _challenged(request, ())
-    host = _HOST.fullmatch(request.header("host") or "")
-    name = hostname or (None if host is None else host[1])
-    if name is None or not request.path.startswith("/"):
-        return Page(HTTPStatus.NOT_FOUND, (_TEXT,), b"Not Found")
-    port = "" if https_port == DEFAULT_PORTS["https"] else f":{https_port}"
-    query = f"?{request.query}" if request.query else ""
-    location = f"https://{name}{port}{request.path}{query}"
-    return Page(HTTPStatus.FOUND, (("location", location),))
+
+    def __init__(self, *, https_port: int, hostname: str | None = None) -> None:
+        if hostname is not None:
+            check_hostname(hostname)
+        self._hostname = hostname
+        self._port = "" if https_port == DEFAULT_PORTS["https"] else f":{https_port}"
+
+    def page_for(self, request: HttpRequest) -> Page:
+        """Return the answer to a request."""
+        if not _is_read(request) or request.upgrade is not None:
+            return Page(HTTPStatus.NOT_FOUND, (_TEXT,), b"Not Found")
+        if request.path == CHALLENGE_PATH:
+            return _challenged(request, ())
+        host = _HOST.fullmatch(request.header("host") or "")
+        name = self._hostname or (None if host is None else host[1])
+        if name is None or not request.path.startswith("/"):
+            return Page(HTTPStatus.NOT_FOUND, (_TEXT,), b"Not Found")
+        query = f"?{request.query}" if request.query else ""
+        location = f"https://{name}{self._port}{request.path}{query}"
+        return Page(HTTPStatus.FOUND, (("location", location),))
 
 
 def refusal(reason: str, *headers: tuple[str, str]) -> Page:

@@ -220,6 +220,18 @@ async def test_a_process_out_of_descriptors_goes_on_later(
             assert b" 200 " in await fetch(stream, "/ping")
 
 
+async def test_strangers_make_room_before_descriptors_run_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("iroh_anyio.derper.server.descriptor_limit", lambda: 8)
+    async with await bind() as derper, contextlib.AsyncExitStack() as stack:
+        for _ in range(6):
+            await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", derper.port))
+        async with await anyio.connect_tcp("127.0.0.1", derper.port) as stream:
+            assert b" 200 " in await fetch(stream, "/ping")
+        assert derper.machine.stats.strangers_displaced == 3
+
+
 @contextlib.contextmanager
 def spare_descriptors(count: int) -> Iterator[None]:
     """Leave the process so many file descriptors and no more."""

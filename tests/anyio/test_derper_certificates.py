@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,6 +134,26 @@ def test_files_that_cannot_be_used_leave_the_old_certificate(
     harm(files)
     with pytest.raises(CertificateError):
         files.load()
+
+
+def test_files_that_become_readable_later_are_taken_up(
+    files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a hook that writes them first and sets their mode then."""
+    certificate = files.load()
+    files.issue(2)
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(Path, "open", refuse)  # a mode would not keep root from reading
+        assert not certificate.reload()
+        assert not certificate.reload()
+    assert caplog.text.count("keeping the old certificate: ") == 1
+    assert certificate.reload()
+    assert shake_hands(certificate.context, files) == 2
+    assert not certificate.reload()
+
+
+def refuse(path: Path, mode: str) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 @pytest.mark.anyio

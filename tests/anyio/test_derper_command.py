@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import json
+import logging
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iroh_anyio.cli.derper import _reload, _Source
+from iroh_anyio.derper import DerperPool
 from iroh_anyio.derper.access import SharedTokens
 from iroh_anyio.derper.config import DerperConfig
 from iroh_anyio.derper.config_file import load_config
+from iroh_anyio.derper.descriptors import descriptor_limit, raise_descriptor_limit
 from tests.anyio.tls_files import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -75,9 +81,10 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Running]:
+def running(*arguments: str, by: Sequence[str] = ()) -> Iterator[Running]:
+    """Run a server, perhaps by way of another command."""
     with subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*by, *COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -157,10 +164,25 @@ class TestSignals:
             path.write_text("nonsense = 1")
             server.signal(signal.SIGHUP)
             server.said(f"keeping the old settings: {path}: nonsense: no such key")
+            path.write_text(f"key_cache_capacity = {'1' * 5000}")
+            server.signal(signal.SIGHUP)
+            server.said(f"keeping the old settings: {path}: a number has too many digits")
             path.write_text(tls + "[derper]\nmax_connections = 3\n")
             server.signal(signal.SIGHUP)
             server.said("these hold after a restart: max_connections")
             assert server.process.poll() is None
+
+    def test_settings_that_cannot_be_passed_on_leave_the_old_ones(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Full(DerperPool):
+            def __init__(self) -> None: ...
+
+            def reload(self, config: DerperConfig) -> list[str]:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        _reload(Full(), _Source(path, dev=False, workers=None))
+        assert "keeping the old settings: [Errno 24] Too many open files" in capsys.readouterr().err
 
     def test_terminate_lets_clients_go_and_ends(self, path: Path) -> None:
         with running("--config", str(path), "-v") as server:
@@ -182,6 +204,46 @@ class TestSignals:
         with running("--config", str(path)) as server:
             server.signal(signal.SIGINT)
             assert server.process.wait(LIMIT) == 128 + signal.SIGINT
+
+
+class TestOpenFiles:
+    FEW = ("sh", "-c", 'ulimit -S -n 200 && exec "$@"', "sh")
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_server_may_have_as_many_as_the_hard_limit(self, path: Path, workers: int) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        arguments = "--config", str(path), "--workers", str(workers), "-v"
+        with running(*arguments, by=self.FEW) as server:
+            server.said(f"up to {hard} open files, where the limit was 200")
+            children = children_of(server.process.pid)
+            assert len(children) == (workers if workers > 1 else 0)
+            for pid in (server.process.pid, *children):
+                assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+    @pytest.mark.parametrize("soft", [500, resource.RLIM_INFINITY])
+    def test_a_limit_that_is_no_lower_stays(
+        self, soft: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 500))
+        monkeypatch.setattr(resource, "setrlimit", None)
+        raise_descriptor_limit()
+        assert descriptor_limit() == (500 if soft == 500 else sys.maxsize)
+
+    def test_a_system_that_does_not_let_it_is_no_error(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(which: int, limits: tuple[int, int]) -> None:
+            raise PermissionError("not here")
+
+        monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 500))
+        monkeypatch.setattr(resource, "setrlimit", refuse)
+        with caplog.at_level(logging.INFO):
+            raise_descriptor_limit()
+        assert "no more than 100 open files: not here" in caplog.text
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from iroh_anyio.derper.config_file import load_config, parse_config
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import NodeId, SecretKey, UdpAddress
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
+from iroh_proto.errors import DecodeError
 
 ALICE = SecretKey(bytes(range(32))).public
 BOB = SecretKey(bytes(32)).public
@@ -107,6 +110,16 @@ def test_addresses_follow_the_one_before() -> None:
     assert config.metrics_bind_addr == UdpAddress("127.0.0.1", 9090)
 
 
+def test_settings_of_a_program_name_no_host_that_is_none() -> None:
+    with pytest.raises(DecodeError, match="not a host name"):
+        TlsConfig(
+            https_bind_addr=None,
+            hostnames=("derp.example.com", "d\u00e9rp.example"),
+            certificate_path=Path("a"),
+            key_path=Path("b"),
+        )
+
+
 def test_services_can_be_switched_off() -> None:
     config = parse_config("enable_relay = false\nenable_stun = false\nenable_metrics = false")
     assert not config.enable_relay
@@ -186,7 +199,20 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ('access.allowlist = ["abc"]', "access.allowlist: 'abc': a node id has 64 hex"),
         ("access.shared_token = []", "access.shared_token: a list of strings, none of them empty"),
         ('access.shared_token = [""]', "access.shared_token: a list of strings, none of"),
+        ('access.shared_token = ["a", "b\\n"]', "access.shared_token: a token is printable ASCII"),
+        (
+            "access.shared_token = ['caf\N{LATIN SMALL LETTER E WITH ACUTE}']",
+            "access.shared_token: a token is",
+        ),
+        (
+            "access.http = {url = 'http://x', bearer_token = ' x'}",
+            "access.http.bearer_token: a token",
+        ),
         ("access.http.bearer_token = 'x'", "access.http.url: missing"),
+        (
+            "access.http.url = 'http://user:hush@x'",
+            "access.http.url: a URL without user and password",
+        ),
         ("access.http.url = 'ftp://x'", "access.http.url: a URL such as https"),
         ("access.http.url = 'http://x:port'", "access.http.url: a URL such as https"),
         ("access.http = {url = 'http://x', urls = 1}", "access.http.urls: no such key"),
@@ -197,6 +223,11 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ("[tls]\ncert_mode = 'LetsEncrypt'", "tls.cert_mode: .*certbot or caddy.*Reloading"),
         ("tls = true", "tls: a table, not true"),
         ("[tls]\ncert_mode = 'Manual'\nhostname = [1]", "tls.hostname: a string or a list of"),
+        (
+            "[tls]\ncert_mode = 'Manual'\nhostname = ['a', 'd\u00e9']",
+            "tls.hostname: not a host name",
+        ),
+        ('[tls]\ncert_mode = "Manual"\nhostname = "a\\n"', "tls.hostname: not a host name"),
         ("enable_quic_addr_discovery = true", "enable_quic_addr_discovery: needs the table tls"),
         ("[limits.client.rx]\nbytes_per_second = 0", "a whole number from 1 to 4294967295, not 0"),
         ("[limits.client.rx]\nbytes_per_second = true", "bytes_per_second: .* not true"),
@@ -207,6 +238,25 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ("[derper]\nlisten_dialect = 'v9'", 'derper.listen_dialect: one of "v2", "v3"'),
         ("metrics_bind_addr = '[::]:80'", r"metrics_bind_addr: \[::\]:80 is taken by http_bind"),
         ("a = ", "not TOML: "),
+        (f"a = {'[' * 3000}", "tables or lists are nested too deeply"),
+        (f"key_cache_capacity = {'1' * 5000}", "a number has too many digits"),
+        (
+            f"key_cache_capacity = 0x{'f' * 5000}",
+            "key_cache_capacity: a whole .*, not one so large",
+        ),
+        (
+            f"[limits]\naccept_conn_limit = {'9' * 400}",
+            "limits.accept_conn_limit: a number above 0",
+        ),
+        (f"tls = {'9' * 400}", "tls: a table, not one so large"),
+        (
+            '[derper.mesh]\nkey_file = "a\\u0000b"',
+            "derper.mesh.key_file: a path, which holds no NUL",
+        ),
+        *(
+            (f'[tls]\ncert_mode = "Manual"\n{key} = "a\\u0000b"', f"tls.{key}: a path, which holds")
+            for key in ("cert_dir", "manual_cert_path", "manual_key_path")
+        ),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_names_the_key(text: str, complaint: str) -> None:
@@ -221,6 +271,11 @@ def test_what_cannot_be_used_is_an_error_that_names_the_key(text: str, complaint
         ("access.shared_token = [271828]", "271828"),
         ("secret_key = 271828", "271828"),
         (f"secret_key = '{KEY[:-1]}x'", KEY[:40]),
+        ("access.http.url = 'http://user:hush@x/'", "hush"),
+        ("access.http.url = 'http://user:hush@x:port/'", "hush"),
+        ("access.http.url = 'ftp://user:hush@x/'", "hush"),
+        ("access.http = {url = 'http://x', bearer_token = 'hush '}", "hush"),
+        ('access.shared_token = ["hush\\n"]', "hush"),
     ],
 )
 def test_no_message_shows_a_secret(text: str, secret: str) -> None:
@@ -239,6 +294,42 @@ def test_no_repr_shows_a_secret() -> None:
 def test_a_bad_secret_of_the_environment_is_named_by_its_variable() -> None:
     with pytest.raises(ConfigError, match=r"^IROH_DERPER_SECRET_KEY: "):
         parse_config("", environ={"IROH_DERPER_SECRET_KEY": "abc"})
+
+
+TOKEN_VARIABLES = (
+    ("IROH_RELAY_ACCESS_TOKEN", "access.shared_token = ['of-the-file']"),
+    ("IROH_RELAY_HTTP_BEARER_TOKEN", "access.http = {url = 'http://x', bearer_token = 'a'}"),
+)
+
+
+@pytest.mark.parametrize(("variable", "text"), TOKEN_VARIABLES)
+@pytest.mark.parametrize("around", ["%s\n", "%s\r\n", " %s "])
+def test_white_space_around_a_token_of_the_environment_is_not_part_of_it(
+    variable: str, text: str, around: str
+) -> None:
+    rule = parse_config(text, environ={variable: around % "hush-hush"}).access
+    assert rule in (SharedTokens(("hush-hush",)), HttpCallout("http://x", "hush-hush"))
+    assert parse_config(text, environ={variable: around % ""}) == parse_config(text)
+
+
+@pytest.mark.parametrize(("variable", "text"), TOKEN_VARIABLES)
+@pytest.mark.parametrize("token", [os.fsdecode(b"hush\xe9"), "hush\xe9", "hush\nhush", "hush\x7f"])
+def test_a_bad_token_of_the_environment_is_named_by_its_variable_and_not_shown(
+    variable: str, text: str, token: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}: a token is printable ASCII") as caught:
+        parse_config(text, environ={variable: token})
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_rules_of_a_program_hold_no_token_that_cannot_be_shown() -> None:
+    for token in ("hush\n", "hush\xe9", os.fsdecode(b"hush\xe9"), ""):
+        with pytest.raises(DecodeError, match=r"^a token is printable ASCII"):
+            SharedTokens(("fine", token))
+        with pytest.raises(DecodeError, match=r"^a token is printable ASCII"):
+            HttpCallout("http://x", token)
+    with pytest.raises(DecodeError, match=r"^a URL without user and password"):
+        HttpCallout("http://user:hush@x")
 
 
 def test_errors_of_files_begin_with_the_path(tmp_path: Path) -> None:

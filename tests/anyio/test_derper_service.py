@@ -18,6 +18,7 @@ from iroh_anyio import ConnectTimeout, MagicEndpoint
 from iroh_anyio.derper import Derper
 from iroh_anyio.derper.access import (
     AccessControl,
+    AccessRule,
     Allowlist,
     Denylist,
     HttpCallout,
@@ -31,6 +32,8 @@ from iroh_proto.derp.rate import AcceptLimit, RateLimit
 from iroh_proto.x25519 import X25519PublicKey
 from tests.anyio.nodes import ALPN, LIMIT, bind
 from tests.anyio.tls_files import Authority
+from tests.proto.derp_peer import Peer
+from tests.soak.clients import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -291,17 +294,100 @@ class TestAccess:
         monkeypatch.setattr("iroh_anyio.derper.access.CALLOUT_TIMEOUT", 0.2)
         with caplog.at_level(logging.WARNING):
             async with (
-                web_service(200, b"true", hangs=True) as (url, _),
+                web_service(200, b"true", gate=anyio.Event()) as (url, _),
                 serving(f'{LOCAL}access.http.url = "{url}"') as derper,
             ):
                 assert not await is_let_in(derper, ALICE)
         assert "gave no answer within 0.2 s" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("answer", "rule", "is_allowed"),
+        [
+            (b"true", Denylist(frozenset([ALICE.public])), False),
+            (b"false", Denylist(frozenset()), True),
+            (b"true", SharedTokens(("another",)), False),
+            (b"false", SharedTokens(("hush",)), True),
+        ],
+    )
+    async def test_a_rule_that_came_meanwhile_goes_before_the_answer(
+        self, answer: bytes, rule: AccessRule, is_allowed: bool
+    ) -> None:
+        gate = anyio.Event()
+        async with web_service(200, answer, gate=gate) as (url, requests):
+            access = AccessControl(HttpCallout(url))
+
+            async def change() -> None:
+                await settled(lambda: bool(requests))
+                access.rule = rule
+                gate.set()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(change)
+                allowed = await access.ask(ALICE.public, "hush", still_waits=lambda: True)
+            assert allowed is is_allowed
+            await access.close()
+
+    async def test_another_web_service_that_came_meanwhile_is_asked(self) -> None:
+        async with web_service(200, b"false") as (url, _), web_service(200, b"true") as (other, _):
+            access = AccessControl(HttpCallout(url))
+
+            def change() -> bool:
+                access.rule = HttpCallout(other)
+                return True
+
+            assert await access.ask(ALICE.public, None, still_waits=change)
+            await access.close()
+
+    async def test_nobody_is_asked_about_who_has_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("iroh_anyio.derper.access.CALLOUTS_LIMIT", 1)
+        gate = anyio.Event()
+        async with (
+            web_service(200, b"true", gate=gate) as (url, requests),
+            serving(f'{LOCAL}access.http.url = "{url}"') as derper,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(is_let_in, derper, ALICE)
+            await settled(lambda: len(requests) == 1)
+            leaver = SecretKey(bytes([7]) * 32)
+            await prove_and_leave(derper.port, leaver)
+            tasks.start_soon(is_let_in, derper, BOB)
+            await settled(lambda: derper.connections == 3)
+            gate.set()
+            await settled(lambda: derper.machine.stats.connections.clients_denied == 1)
+        assert not any(str(leaver.public).encode() in request for request in requests)
+        assert len(requests) == 2
+
+    async def test_who_waits_no_more_is_no_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("iroh_anyio.derper.access.CALLOUT_TIMEOUT", 0.1)
+        async with web_service(200, b"true", gate=anyio.Event()) as (url, _):
+            access = AccessControl(HttpCallout(url))
+            waits = iter([True, False])
+            assert not await access.ask(ALICE.public, None, still_waits=lambda: next(waits))
+            await access.close()
+        assert caplog.text == ""
+
+
+async def prove_and_leave(port: int, secret_key: SecretKey) -> None:
+    link, peer = await Link.open(port), Peer("relay-v2", secret_key)
+    await link.send(peer.request)
+    proof = b""
+    while not proof:
+        received = await link.receive()
+        assert received
+        proof = peer.receive(received)
+    await link.send(proof)
+    link.close()
+
 
 @asynccontextmanager
 async def web_service(
-    status: int, body: bytes, *, hangs: bool = False
+    status: int, body: bytes, *, gate: anyio.Event | None = None
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Run one that answers the same to all, once ``gate`` is open."""
     requests: list[bytes] = []
 
     async def serve(stream: SocketStream) -> None:
@@ -309,8 +395,8 @@ async def web_service(
             # Who asks may have run out of patience before it has spoken.
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 requests.append(await stream.receive())
-                if hangs:
-                    await anyio.sleep_forever()
+                if gate is not None:
+                    await gate.wait()
                 head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n"
                 await stream.send(head.encode() + body)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -54,6 +56,17 @@ async def pool_of(workers: int, text: str = LOCAL) -> AsyncIterator[DerperPool]:
         config = parse_config(f"{text}\n[derper]\nworkers = {workers}\ndrain_time = 0.5\n")
         async with await DerperPool.open(config) as pool:
             yield pool
+
+
+async def test_workers_of_any_program_may_have_as_many_files_as_the_hard_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 500), hard))
+    try:
+        async with pool_of(2) as pool:
+            for pid in pool.pids:
+                assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Client:
@@ -365,6 +378,24 @@ class TestServices:
                 assert not await is_let_in(pool, ALICE)  # type: ignore[arg-type]
             assert await is_let_in(pool, BOB)  # type: ignore[arg-type]
             assert pool.reload(parse_config(text.replace("2", "3"))) != []
+
+    async def test_settings_that_cannot_be_passed_on_change_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(name: str) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        async with pool_of(2) as pool:
+            text = f'{LOCAL}access.denylist = ["{ALICE.public}"]\n[derper]\nworkers = 2\n'
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "memfd_create", refuse)
+                with pytest.raises(OSError, match="Too many open files"):
+                    pool.reload(parse_config(text))
+            os.kill(pool.pids[0], signal.SIGKILL)  # whoever comes instead is given what holds
+            await settled(lambda: len(pool.pids) < 2)
+            await settled(lambda: len(pool.pids) == 2)
+            for _ in range(5):
+                assert await is_let_in(pool, ALICE)  # type: ignore[arg-type]
 
     async def test_a_port_that_somebody_has_is_an_error(self) -> None:
         async with pool_of(2) as pool:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
+from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress, check_hostname
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import NodeId, SecretKey
 
@@ -210,6 +210,51 @@ def test_any_text_raises_nothing_but_decode_errors(text: str) -> None:
     for parse in (DerpUrl.from_str, UdpAddress.from_str):
         with suppress(DecodeError):
             parse(text)
+
+
+LONG_LABEL = "a" * 63
+LONG_NAME = ".".join([LONG_LABEL] * 3 + ["a" * 61])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "localhost",
+        "Derp-1.Example.com",
+        "derp.example.com.",
+        "xn--drper-bsa.example",
+        "_srv.example",
+        "192.0.2.1",
+        LONG_NAME,
+    ],
+)
+def test_host_names_are_known(name: str) -> None:
+    check_hostname(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "a..b",
+        "-a",
+        "a-",
+        "a b",
+        "a\n",
+        "a:80",
+        "a/b",
+        "u@a",
+        "::1",
+        "d\N{LATIN SMALL LETTER E WITH ACUTE}rper.example",
+        "\N{ARABIC-INDIC DIGIT ONE}",
+        "a" * 64,
+        f"{LONG_NAME}a",
+    ],
+)
+def test_text_that_is_no_host_name_is_refused(text: str) -> None:
+    with pytest.raises(DecodeError, match="not a host name in ASCII, such as"):
+        check_hostname(text)
 
 
 def test_a_node_addr_keeps_its_addresses_sorted_and_once() -> None:

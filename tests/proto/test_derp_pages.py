@@ -10,8 +10,9 @@ from http import HTTPStatus
 
 import pytest
 
-from iroh_proto.derp.pages import Page, page_for, plain_page_for
+from iroh_proto.derp.pages import Page, PlainPages, page_for
 from iroh_proto.derp.upgrade import HttpRequest, ServerUpgrade
+from iroh_proto.errors import DecodeError
 
 
 def request(head: str) -> HttpRequest:
@@ -56,7 +57,7 @@ def test_every_page_has_the_headers_that_protect_its_reader(path: str) -> None:
 def test_a_challenge_is_not_to_be_answered_from_a_cache() -> None:
     for page in (
         page_for(get("/generate_204")),
-        plain_page_for(get("/generate_204"), https_port=1),
+        PlainPages(https_port=1).page_for(get("/generate_204")),
     ):
         assert headers_of(page)["cache-control"].startswith("no-cache, no-store")
 
@@ -99,7 +100,7 @@ class TagChecker(HTMLParser):
 class TestPlainPort:
     def test_it_answers_challenges_without_the_headers_of_pages(self) -> None:
         asked = get("/generate_204", "host: x", "x-iroh-challenge: ts_x")
-        page = plain_page_for(asked, https_port=443)
+        page = PlainPages(https_port=443).page_for(asked)
         assert page.status == HTTPStatus.NO_CONTENT
         assert headers_of(page)["x-iroh-response"] == "response ts_x"
         assert "strict-transport-security" not in headers_of(page)
@@ -114,14 +115,19 @@ class TestPlainPort:
         ],
     )
     def test_readers_are_sent_to_https(self, host: str, port: int, location: str) -> None:
-        page = plain_page_for(get("/a?b=c", f"host: {host}"), https_port=port)
+        page = PlainPages(https_port=port).page_for(get("/a?b=c", f"host: {host}"))
         assert page.status == HTTPStatus.FOUND
         assert headers_of(page)["location"] == location
 
     def test_the_configured_name_goes_before_the_one_that_was_used(self) -> None:
         asked = get("/", "host: 10.0.0.1")
-        page = plain_page_for(asked, https_port=443, hostname="derp.example.com")
+        page = PlainPages(https_port=443, hostname="derp.example.com").page_for(asked)
         assert headers_of(page)["location"] == "https://derp.example.com/"
+
+    @pytest.mark.parametrize("hostname", ["dérp.example", "a\n", "a b", "a/b", "u@a", "a:1", ""])
+    def test_a_name_that_could_not_be_told_is_refused_at_once(self, hostname: str) -> None:
+        with pytest.raises(DecodeError, match="not a host name in ASCII"):
+            PlainPages(https_port=443, hostname=hostname)
 
     @pytest.mark.parametrize(
         "head",
@@ -135,4 +141,5 @@ class TestPlainPort:
         ],
     )
     def test_others_find_nothing(self, head: str) -> None:
-        assert plain_page_for(request(head), https_port=443).status == HTTPStatus.NOT_FOUND
+        page = PlainPages(https_port=443).page_for(request(head))
+        assert page.status == HTTPStatus.NOT_FOUND
