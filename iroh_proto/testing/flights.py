@@ -3,14 +3,20 @@
 In a simulated network a packet is followed by its number, from NAT to NAT. A real node sees its own
 end alone. What it sent is known to have arrived if a pong says so, or if the lines have the other
 end, too (:func:`iroh_proto.testing.merging.merge`), where the nonce tells which message it was.
+
+A recorder that did not know whom a message was for wrote down no more than its size. Whom it went
+to follows from who else was heard from that address, and what it said from the other end, which
+opened it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, cast
 
+from iroh_proto.box import BOX_OVERHEAD
 from iroh_proto.disco.message import Ping, Pong, decode_disco_message
 from iroh_proto.errors import DecodeError
 from iroh_proto.trace.values import Json
@@ -172,12 +178,27 @@ class _Sight:
 
     def point(self, text: str = "", mark: str = "") -> Point:
         """Return where and when that was."""
-        return Point(time_of(self.entry), str(self.entry["at"]), self.number, text, mark)
+        return Point(time_of(self.entry), self.lifeline, self.number, text, mark)
 
     def far_point(self, end: str, text: str = "") -> Point:
         """Return the other end, of which the time is not known."""
-        lifeline = str(self.message.get(end, ""))[:SHORT_ID] or "nobody"
-        return Point(time_of(self.entry), lifeline, self.number, text)
+        return Point(time_of(self.entry), self.lifeline_of(end), self.number, text)
+
+    def lifeline_of(self, end: str) -> str:
+        """Return the lifeline of the node that it is ``"from"`` or ``"to"``."""
+        return str(self.message.get(end, "unknown"))[:SHORT_ID]
+
+    @property
+    def lifeline(self) -> str:
+        """Who saw it."""
+        return str(self.entry["at"])
+
+    @property
+    def sealed_size(self) -> str:
+        """The size of its box in bytes, which the recorder of either end knows."""
+        if "sealed" in self.message:
+            return str(self.message["sealed"])
+        return str(len(str(self.message.get("message"))) // 2 + BOX_OVERHEAD)
 
     @property
     def address(self) -> object:
@@ -217,11 +238,41 @@ class _Messages:
                     self._traced.add(str(entry["at"]))
                     nonce = str(message.get("nonce", f"{number}.{place}"))
                     seen.setdefault(nonce, _Sight(number, entry, message, label))
+        self._address_sealed()
+        self._open_sealed()
         self._answered = {
             tx_id
             for sight in self._received.values()
             if (tx_id := _transaction(sight.message, Pong)) is not None
         }
+
+    def _address_sealed(self) -> None:
+        """Say of sealed messages whom they are to: who was heard from where they went."""
+        heard = {
+            (sight.lifeline, str(sight.address)): sight.message["from"]
+            for sight in self._received.values()
+            if "from" in sight.message
+        }
+        for key, sight in self._sent.items():
+            peer = heard.get((sight.lifeline, str(sight.address)))
+            if "to" not in sight.message and peer is not None:
+                self._sent[key] = replace(sight, message={**sight.message, "to": peer})
+
+    def _open_sealed(self) -> None:
+        """Say of sealed messages what the other end read in them, in the order of their sizes."""
+        unsent: dict[tuple[str, str, str], deque[str]] = {}
+        for nonce, sight in self._received.items():
+            if nonce not in self._sent and "nonce" in sight.message:
+                ends = (sight.lifeline_of("from"), sight.lifeline)
+                unsent.setdefault((*ends, sight.sealed_size), deque()).append(nonce)
+        for key, sight in list(self._sent.items()):
+            ends = (sight.lifeline, sight.lifeline_of("to"))
+            nonces = unsent.get((*ends, sight.sealed_size))
+            if "sealed" in sight.message and nonces:
+                nonce = nonces.popleft()
+                arrival = self._received[nonce]
+                del self._sent[key]
+                self._sent[nonce] = replace(sight, message=arrival.message, label=arrival.label)
 
     def flights(self) -> Iterator[Flight]:
         """Yield each message once."""
@@ -239,6 +290,8 @@ class _Messages:
                 yield Flight(points, sight.is_carried)
 
     def _one_ended(self, sight: _Sight) -> Flight:
+        if "to" not in sight.message:
+            return Flight([sight.point(sight.title, "stub")], sight.is_carried, is_certain=False)
         far = sight.far_point("to")
         if far.lifeline in self._traced:
             far.mark, far.text = "cross", "did not arrive"

@@ -73,7 +73,12 @@ class NodeTape:
 
     def _encode(self, datagram: bytes) -> object:
         opened = self._reader.open(datagram)
-        return datagram.hex() if opened is None else opened
+        if opened is None:
+            return datagram.hex()
+        if "message" in opened:
+            # A node that nobody named is answered at once, before any command names it.
+            self._reader.note_peer(NodeId.from_str(str(opened["from"])))
+        return opened
 
     def _note_peers(self, values: object) -> None:
         """Learn for whom messages may be, from what the machine is told."""

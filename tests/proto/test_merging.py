@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
 
 from iroh_proto.address import UdpAddress
+from iroh_proto.box import BOX_OVERHEAD
 from iroh_proto.disco.message import CallMeMaybe, Ping, Pong
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import SecretKey
@@ -121,6 +123,52 @@ def test_one_end_alone_shows_what_is_known_of_the_other() -> None:
     assert f">from {BOB_IP}<" in picture
     # The call and the unanswered ping may have got lost: their arrows are dotted.
     assert picture.count('stroke-dasharray="1 3"') == 2
+
+
+def sealed_of(text: str) -> Json:
+    return {"from": str(BOB), "sealed": len(text) // 2 + BOX_OVERHEAD}
+
+
+BOB_PING = Ping(b"of bob himse", BOB).encode().hex()
+ANSWERED_BY_ALICE = timeline(
+    A,
+    [
+        sent(2.0, A, BOB_IP, message(2, PING)),
+        received(2.2, A, BOB_IP, message(3, PONG, back=True)),
+        received(2.3, A, BOB_IP, message(4, BOB_PING, back=True)),
+    ],
+)
+SEALED_BY_BOB = timeline(
+    B,
+    [
+        received(102.1, B, ALICE_IP, message(2, PING)),
+        sent(102.1, B, ALICE_IP, sealed_of(PONG)),
+        sent(102.1, B, ALICE_IP, sealed_of(BOB_PING)),
+    ],
+)
+
+
+def lifelines_of(picture: str) -> list[str]:
+    return re.findall(r'font-weight="600"[^>]*>([0-9a-z]+)<', picture)
+
+
+def test_what_the_sender_could_not_open_is_one_arrow_with_the_words_of_the_receiver() -> None:
+    picture = draw_sequence(merge([ANSWERED_BY_ALICE, SEALED_BY_BOB]), end=10.0)
+    assert lifelines_of(picture) == [A, B]
+    assert picture.count("<polygon") == 3
+    for words in ("ping 0000", "pong 0000", "ping 6f66"):
+        assert picture.count(f">{words}") == 1
+    assert "sealed" not in picture
+
+
+def test_what_is_sealed_goes_to_the_node_that_was_heard_from_there() -> None:
+    picture = draw_sequence(SEALED_BY_BOB, end=200.0)
+    assert lifelines_of(picture) == [B, A]
+    assert picture.count(f">sealed disco → {ALICE_IP}<") == 2
+    unheard = timeline(B, [sent(102.1, B, ALICE_IP, sealed_of(PONG))])
+    picture = draw_sequence(unheard)
+    assert lifelines_of(picture) == [B]
+    assert f">sealed disco → {ALICE_IP}<" in picture
 
 
 def test_an_answer_after_the_window_counts_as_well() -> None:

@@ -377,6 +377,21 @@ def test_a_node_is_repeated_without_its_key() -> None:
     assert "ping" in text
 
 
+def test_an_answer_to_a_node_that_nobody_named_is_written_opened() -> None:
+    peers = Peers()
+    recorded_finder, stranger = peers.finders
+    own = peers.secrets[0].public
+    stranger.add_node_addr(own, [peers.addrs[0]], derp_url=None, now=peers.now)
+    stranger.route(own, now=peers.now)
+    peers._carry(stranger, recorded_finder, 1)
+    peers._carry(recorded_finder, stranger, 0)
+    peers.tape.stop()
+    labels = [word for line in peers.lines for word in json.loads(line).get("labels", ())]
+    assert [label.split()[0] for label in labels] == ["ping", "pong", "ping"]
+    assert "sealed" not in "".join(peers.lines)
+    assert replay(peers.lines).difference is None
+
+
 def test_what_nobody_can_open_counts_as_it_did() -> None:
     peers = Peers()
     finder = peers.finders[0]
