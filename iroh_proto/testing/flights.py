@@ -1,4 +1,4 @@
-"""What of a time line is drawn: where datagrams were, and what nodes made of it.
+"""What of a time line is drawn as arrows: where datagrams were.
 
 In a simulated network a packet is followed by its number, from NAT to NAT. A real node sees its own
 end alone. What it sent is known to have arrived if a pong says so, or if the lines have the other
@@ -77,46 +77,6 @@ def flights_of(
     for flight in (*_packets(entries, payload), *_carried(entries), *_Messages(entries).flights()):
         if begin <= flight.points[0].time <= end:
             yield flight
-
-
-def boxes_of(entries: Sequence[Numbered]) -> Iterator[Point]:
-    """Yield what nodes say: the ways their payload goes, and what befell connections.
-
-    An endpoint says what its Magicsock says; that is once enough.
-    """
-    said: set[tuple[float, str, str]] = set()
-    for point in _sayings(entries):
-        key = (point.time, point.lifeline, point.text)
-        if key not in said:
-            said.add(key)
-            yield point
-
-
-def _sayings(entries: Sequence[Numbered]) -> Iterator[Point]:
-    for number, entry in entries:
-        path = entry.get("path")
-        if entry["kind"] == "PathChanged" and isinstance(path, dict):
-            addr = "" if path.get("kind") == "derp" else f" {path.get('addr')}"
-            text = f"{path.get('kind')}{addr}"
-            yield Point(time_of(entry), str(entry["at"]), number, text, "box")
-        note = _note(entry)
-        if note:
-            yield Point(time_of(entry), str(entry["at"]), number, note, "note")
-
-
-def _note(entry: Json) -> str:
-    match entry["kind"]:
-        case "DerpServerUnreachable":
-            return f"no DERP server: {entry.get('error')}"
-        case "DerpServerLost":
-            return "lost the DERP server"
-        case "ConnectionEstablished":
-            return "connected"
-        case "ConnectionClosed":
-            reason = entry.get("reason")
-            return f"closed ({reason.get('kind')})" if isinstance(reason, dict) else "closed"
-        case _:
-            return ""
 
 
 def _is_disco(label: str) -> bool:

@@ -3,7 +3,8 @@
 Hosts and NATs stand side by side, time goes down, though not evenly: silence is cut short. Arrows
 are datagrams, solid by UDP and dashed by way of a DERP server; a NAT says beside them as whom it
 sent them on, a red cross is where one was not let in, and a dotted stub went to where nobody is.
-Boxes say where payload goes from then on.
+Boxes say where payload goes from then on: it "tries" an address that nobody answered from yet, and
+"direct" is one that a pong proved.
 
 A real node does not see NATs: where a message arrives stands whence it came. An arrow that is
 dotted all along may not have arrived; a red ping is one that was never answered.
@@ -12,20 +13,21 @@ dotted all along may not have arrived; a red ping is one that was never answered
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final, cast
 
 from iroh_proto.errors import DecodeError
 from iroh_proto.testing.flights import (
     Flight,
     Point,
-    boxes_of,
     flights_of,
     is_about_paths,
     time_of,
 )
+from iroh_proto.testing.sayings import sayings_of
 from iroh_proto.trace.lines import MALFORMED, read_lines
 from iroh_proto.trace.values import Json
 
@@ -49,6 +51,11 @@ SEARCH_TIME: Final = 6.0
 
 AFTER_TIME: Final = 0.05
 """Seconds shown after the last change of a path, unless the caller says until when."""
+
+BOX_COLOURS: Final[Mapping[str, str]] = MappingProxyType(
+    {"direct": "#a9dfc0", "mixed": "#f6e3b5", "tries": "#dcdfe4", "derp": "#dbe5f8"}
+)
+"""By the way that payload goes."""
 
 _INK, _FAINT, _RED, _BLUE, _TEAL = "#1c2330", "#5b6474", "#c2282d", "#2f5fb3", "#1d6f66"
 
@@ -74,17 +81,23 @@ def draw_sequence(
     if unknown := {entry["at"] for entry in entries}.difference(names):
         raise DecodeError(f"no lifeline for {unknown}")
     try:
-        return _draw(names, entries, *_window(entries, begin, end), payload)
+        return _draw(names, entries, begin, end, payload)
     except MALFORMED as error:
         raise DecodeError(f"not a time line: {error!r}") from None
 
 
 def _draw(
-    names: Sequence[str], entries: Sequence[Json], begin: float, end: float, payload: bool
+    names: Sequence[str],
+    entries: Sequence[Json],
+    begin: float | None,
+    end: float | None,
+    payload: bool,
 ) -> str:
     numbered = list(enumerate(entries))
+    boxes = list(sayings_of(numbered))
+    begin, end = _window(entries, boxes, begin, end)
     flights = list(flights_of(numbered, payload=payload, begin=begin, end=end))
-    boxes = [box for box in boxes_of(numbered) if begin <= box.time <= end]
+    boxes = [box for box in boxes if begin <= box.time <= end]
     points = [*(point for flight in flights for point in flight.points), *boxes]
     names = list(dict.fromkeys([*names, *(point.lifeline for point in points)]))
     bottom = _lay_out(points)
@@ -103,22 +116,19 @@ def _host(place: str) -> str:
     return place.partition("/")[0]
 
 
-def _window(entries: Sequence[Json], begin: float | None, end: float | None) -> tuple[float, float]:
+def _window(
+    entries: Sequence[Json], boxes: Sequence[Point], begin: float | None, end: float | None
+) -> tuple[float, float]:
     """Return from when to when to show, in seconds."""
     if begin is None:
         talk = filter(is_about_paths, entries)
         begin = next((time_of(entry) for entry in talk), 0.0)
     if end is None:
-        changes = [entry for entry in entries if entry["kind"] == "PathChanged"]
-        last = max(map(time_of, changes), default=time_of(entries[-1]) if entries else 0.0)
-        is_direct = any(_kind_of_path(entry) == "direct" for entry in changes)
+        changes = [box for box in boxes if box.mark == "box"]
+        last = max((box.time for box in changes), default=time_of(entries[-1]) if entries else 0.0)
+        is_direct = any(box.text.startswith("direct") for box in changes)
         end = last + AFTER_TIME if is_direct else max(last + AFTER_TIME, begin + SEARCH_TIME)
     return begin, end
-
-
-def _kind_of_path(entry: Json) -> object:
-    path = entry.get("path")
-    return path.get("kind") if isinstance(path, dict) else None
 
 
 def _lay_out(points: list[Point]) -> float:
@@ -199,7 +209,7 @@ def _draw_box(box: Point, place: float) -> Iterator[str]:
         yield _text(place, box.y + 1, box.text, anchor="middle", fill=_FAINT)
         return
     kind = box.text.partition(" ")[0]
-    fill = {"direct": "#a9dfc0", "mixed": "#f6e3b5"}.get(kind, "#dbe5f8")
+    fill = BOX_COLOURS.get(kind, "#ffffff")
     width = 14 + 6.2 * len(box.text)
     yield (
         f'<rect x="{place - width / 2:g}" y="{box.y - 12:g}" width="{width:g}" height="17"'

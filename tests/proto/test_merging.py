@@ -97,11 +97,76 @@ def test_what_nobody_opened_sets_no_clock() -> None:
 
 
 def test_what_an_endpoint_and_its_magicsock_say_alike_is_said_once() -> None:
-    path = {"time": 1.0, "kind": "PathChanged", "path": {"kind": "direct", "addr": BOB_IP}}
+    way = {"kind": "direct", "addr": BOB_IP, "latency": 0.1}
+    path = {"time": 1.0, "kind": "PathChanged", "node_id": str(BOB), "path": way}
     lines = timeline(A, [{**path, "at": f"{A}/endpoint"}, {**path, "at": f"{A}/endpoint"}])
     assert draw_sequence(lines).count(f">direct {BOB_IP}<") == 1
     later = timeline(A, [{**path, "at": f"{A}/endpoint", "time": time} for time in (1.0, 2.0)])
     assert draw_sequence(later).count(f">direct {BOB_IP}<") == 2
+
+
+UNPROVEN: Json = {
+    "kind": "PathChanged",
+    "node_id": str(BOB),
+    "path": {"kind": "direct", "addr": BOB_IP, "latency": None},
+}
+PONG_RECEIVED: Json = {"kind": "PongReceived", "node_id": str(BOB), "addr": BOB_IP}
+CHALLENGE: Json = {
+    "kind": "ChallengeRequested",
+    "request_id": 7,
+    "node_id": str(BOB),
+    "addr": BOB_IP,
+}
+ANSWERED: Json = {"kind": "CommandGiven", "command": "complete_challenge", "args": [7]}
+
+
+def boxes_drawn(*events: Json) -> list[str]:
+    """Return what boxes say of events at 1.0 s, 1.1 s and so on, or when they say."""
+    lines = [
+        {"time": 1.0 + count / 10, "at": f"{A}/paths", **event}
+        for count, event in enumerate(events)
+    ]
+    return re.findall(r">((?:direct|tries) [^<]*)<", draw_sequence(timeline(A, lines)))
+
+
+def test_a_path_is_tried_until_an_answer_proves_it() -> None:
+    assert boxes_drawn(UNPROVEN) == [f"tries {BOB_IP}"]
+    proven = [f"tries {BOB_IP}", f"direct {BOB_IP}"]
+    assert boxes_drawn(UNPROVEN, PONG_RECEIVED, PONG_RECEIVED) == proven
+    assert boxes_drawn(UNPROVEN, CHALLENGE, ANSWERED, ANSWERED) == proven
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**PONG_RECEIVED, "addr": ALICE_IP},
+        {**PONG_RECEIVED, "node_id": str(ALICE)},
+        {**PONG_RECEIVED, "at": f"{B}/paths"},
+        ANSWERED,
+        {**ANSWERED, "args": []},
+    ],
+)
+def test_what_answers_from_elsewhere_proves_nothing(event: Json) -> None:
+    lines = timeline(A, [{"time": 1.0, "at": f"{A}/paths", **UNPROVEN}])
+    lines += timeline(B, [{"time": 1.1, "at": f"{A}/paths", **event}])[1:]
+    head = json.dumps({"format": FORMAT, "lifelines": [A, B]})
+    assert ">direct" not in draw_sequence([head, *lines[1:]])
+
+
+def test_a_challenge_answered_too_late_proves_nothing() -> None:
+    late = {**ANSWERED, "time": 7.0}
+    assert boxes_drawn(UNPROVEN, CHALLENGE, late) == [f"tries {BOB_IP}"]
+
+
+def test_what_was_proven_after_the_first_change_is_in_the_picture() -> None:
+    late = {**PONG_RECEIVED, "time": 2.5}
+    assert boxes_drawn(UNPROVEN, late) == [f"tries {BOB_IP}", f"direct {BOB_IP}"]
+
+
+def test_what_is_said_again_after_its_proof_is_not_tried_again() -> None:
+    again = {**UNPROVEN, "time": 1.0, "at": f"{A}/endpoint"}
+    events = (UNPROVEN, {**PONG_RECEIVED, "time": 1.0}, again, PONG_RECEIVED)
+    assert boxes_drawn(*events) == [f"tries {BOB_IP}", f"direct {BOB_IP}"]
 
 
 def test_a_message_that_is_none_is_drawn_as_what_its_label_says() -> None:
