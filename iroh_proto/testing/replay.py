@@ -46,7 +46,7 @@ from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.stun.server import StunServer
 from iroh_proto.trace.disco import DiscoReader
-from iroh_proto.trace.lines import MALFORMED, read_lines
+from iroh_proto.trace.lines import MALFORMED, in_words, read_lines
 from iroh_proto.trace.tape import payloads_of
 from iroh_proto.trace.values import RESERVED, Json, decode_value, fields_of, plain
 
@@ -101,14 +101,22 @@ class _Deviation(Exception):
         self.repeated = repeated
 
 
+class _NothingDrawn(_Deviation):
+    """A program draws lots after the last that were recorded."""
+
+
 def replay(
-    lines: Iterable[str], *, machines: Mapping[str, Callable[..., object]] = MACHINES
+    lines: Iterable[str],
+    *,
+    is_cut: bool = False,
+    machines: Mapping[str, Callable[..., object]] = MACHINES,
 ) -> Replay:
     """Repeat the programs of a time line, up to the first difference.
 
     Programs that the time line has no recipe of, or of a machine that is not among ``machines``,
     are left out.
 
+    :param is_cut: whether the end is missing, so that what programs did last may not be there.
     :raises DecodeError: if it is no time line.
     """
     secrets, epoch, entries = _read(lines)
@@ -131,10 +139,12 @@ def replay(
             elif at in programs:
                 _repeat(programs[at], entry)
                 (result.inputs if kind in _INPUTS else result.outputs)[at] += 1
-        for at, program in programs.items():
+        for at, program in () if is_cut else programs.items():
             number, entry = number + 1, {"at": at, "time": entry["time"]}
             program.expect_nothing("the end")
     except _Deviation as deviation:
+        if is_cut and isinstance(deviation, _NothingDrawn):
+            return result
         result.difference = Difference(
             line=number,
             time=_time(entry),
@@ -143,7 +153,7 @@ def replay(
             repeated=_shown(deviation.repeated),
         )
     except MALFORMED as error:
-        raise DecodeError(f"line {number} cannot be repeated: {error!r}") from error
+        raise DecodeError(f"line {number} cannot be repeated: {in_words(error)}") from error
     return result
 
 
@@ -305,16 +315,23 @@ class _DrawnBefore(random.Random):
         self._draws = draws
 
     def random(self) -> float:
-        drawn = self._draws.popleft() if self._draws else None
+        does = "draws a number from 0 to 1"
+        drawn = self._next(does)
         if not isinstance(drawn, float):
-            raise _Deviation(f"drew {drawn}", "draws a number from 0 to 1")
+            raise _Deviation(f"drew {drawn}", does)
         return drawn
 
     def getrandbits(self, k: int, /) -> int:
-        drawn = self._draws.popleft() if self._draws else None
+        does = f"draws {k} bits"
+        drawn = self._next(does)
         if not isinstance(drawn, list) or drawn[0] != k:
-            raise _Deviation(f"drew {drawn}", f"draws {k} bits")
+            raise _Deviation(f"drew {drawn}", does)
         return int(drawn[1], 16)
+
+    def _next(self, does: str) -> object:
+        if not self._draws:
+            raise _NothingDrawn("drew nothing more", does)
+        return self._draws.popleft()
 
 
 def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple[int, Json]]]:
@@ -328,7 +345,7 @@ def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple
     head, entries = read_lines(text.split("\n"))
     epoch = head.get("epoch", 0.0)
     if not isinstance(epoch, int | float) or not math.isfinite(epoch):
-        raise DecodeError(f"no epoch: {epoch!r}")
+        raise DecodeError("no time line: its epoch is no number of seconds")
     return secrets, epoch, entries
 
 

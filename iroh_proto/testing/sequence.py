@@ -28,8 +28,8 @@ from iroh_proto.testing.flights import (
     time_of,
 )
 from iroh_proto.testing.sayings import sayings_of
-from iroh_proto.trace.lines import MALFORMED, read_lines
-from iroh_proto.trace.values import Json
+from iroh_proto.trace.lines import MALFORMED, in_words, read_lines
+from iroh_proto.trace.values import Json, quoted
 
 LIFELINE_DISTANCE: Final = 215
 """Pixels between two lifelines, at least; as much as texts need beside an arrow."""
@@ -78,12 +78,13 @@ def draw_sequence(
     head, numbered = read_lines(lines)
     names = cast("list[str]", head["lifelines"])
     entries = [{**entry, "at": _host(str(entry["at"]))} for _, entry in numbered]
-    if unknown := {entry["at"] for entry in entries}.difference(names):
-        raise DecodeError(f"no lifeline for {unknown}")
+    for (number, _), entry in zip(numbered, entries, strict=True):
+        if entry["at"] not in names:
+            raise DecodeError(f"line {number}: there is no lifeline {quoted(entry['at'])}")
     try:
         return _draw(names, entries, begin, end, payload)
     except MALFORMED as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
+        raise DecodeError(f"its lines cannot be drawn: {in_words(error)}") from None
 
 
 def _draw(

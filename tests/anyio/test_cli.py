@@ -322,6 +322,40 @@ def test_lab_repeats_a_run_and_says_where_it_differs() -> None:
     assert b"cannot replay" in refused.stderr
 
 
+@pytest.mark.parametrize("command", ["draw", "replay"])
+def test_lab_uses_what_precedes_a_line_that_is_cut_short(command: str, tmp_path: Path) -> None:
+    lines = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout.splitlines(keepends=True)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(lines[:40]) + lines[40][:20])
+    done = run("lab", command, str(cut))
+    assert done.returncode == 0
+    assert done.stderr == f"{cut}: line 41 is cut short and left out\n".encode()
+    assert done.stdout
+    cut.write_bytes(b"".join(lines[:40]) + lines[40][:20] + b"\n" + lines[41])
+    refused = run("lab", command, str(cut))
+    assert refused.returncode == 1
+    assert refused.stderr == f"Error: cannot {command} {cut}: line 41 is not JSON\n".encode()
+
+
+@pytest.mark.parametrize("command", ["draw", "replay"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "the file is empty"),
+        (b"\x7fELF\xff\n" * 1000, "no time line: line 1 is not text"),
+        (b"{}\n", 'no time line: line 1 has no "format"'),
+    ],
+)
+def test_lab_says_in_words_what_is_no_time_line(
+    command: str, content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(content)
+    refused = run("lab", command, str(file))
+    assert refused.returncode == 1
+    assert refused.stderr.decode() == f"Error: cannot {command} {file}: {complaint}\n"
+
+
 def test_traced_commands_can_be_drawn_and_repeated(tmp_path: Path) -> None:
     listening, dialling = str(tmp_path / "listen.jsonl"), str(tmp_path / "connect.jsonl")
     with running("derper", "--dev", "--port", "0", "--stun-port", "0") as derper:

@@ -195,6 +195,20 @@ def test_what_is_missing_at_the_end_is_found() -> None:
     assert difference.recorded == "the end"
 
 
+def test_what_is_missing_at_the_end_of_a_cut_time_line_is_no_difference() -> None:
+    lines = recorded()
+    cuts = range(20, len(lines), 29)
+    assert all(replay(lines[:cut], is_cut=True).difference is None for cut in cuts)
+    assert any(replay(lines[:cut]).difference is not None for cut in cuts)
+
+
+def test_a_difference_before_the_cut_is_found() -> None:
+    line, lines = changed(move_path)
+    difference = replay(lines[:line], is_cut=True).difference
+    assert difference is not None
+    assert difference.line == line
+
+
 def test_another_rule_of_paths_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeState, "take_pong", lambda *_: False)
     difference = replay(recorded()).difference
