@@ -67,6 +67,10 @@ class NodeTape:
         place = f"{self._name}/endpoint"
         self._lines.add(self._lines.latest, place, type(event).__name__, fields_of(event))
 
+    def finish_line(self) -> None:
+        """Write the last line. Not while a machine is called, which may yet add to it."""
+        self._lines.finish()
+
     def stop(self) -> None:
         """Write what is left, and then no more."""
         self._lines.stop()
