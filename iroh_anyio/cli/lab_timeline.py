@@ -53,7 +53,8 @@ def replay_command(file: TextIO, as_json: bool) -> None:
     data and payload have to be the recorded ones, bytes included. Not repeated are QUIC, and of a
     real endpoint, whose secret key is not in FILE, the connections to DERP servers.
 
-    Exits with 1 at the first difference, and says where it is.
+    Exits with 1 at the first difference, and says where it is; also if something could not be
+    repeated, since the machine that it was made of is not known, or if nothing was.
     """
     lines, is_cut = _read(file, "replay")
     with _refusals(f"replay {file.name}"):
@@ -62,15 +63,17 @@ def replay_command(file: TextIO, as_json: bool) -> None:
         click.echo(json.dumps(dataclasses.asdict(result)))
     else:
         _show_replay(result)
-    if result.difference is not None:
+    if result.difference is not None or result.unknown or not result.inputs:
         sys.exit(1)
 
 
 def _show_replay(result: Replay) -> None:
     for program, inputs in result.inputs.items():
         click.echo(f"{program}: {inputs} inputs given, {result.outputs[program]} outputs the same")
+    for program, machine in result.unknown.items():
+        say(f"not repeated: {program} (unknown machine {machine})")
     difference = result.difference
-    if not result.inputs:
+    if not result.inputs and not result.unknown:
         say("nothing was repeated: no program in it says how it was made")
     elif difference is not None:
         say(f"line {difference.line}, {difference.time:.6f} s, {difference.program} differs")

@@ -85,11 +85,13 @@ class Replay:
     :ivar difference: the first difference, ``None`` if there is none.
     :ivar inputs: by program, how many inputs were given again.
     :ivar outputs: by program, how many outputs were found to be the same.
+    :ivar unknown: by program that was left out, the name of its machine, of which none is known.
     """
 
     difference: Difference | None = None
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 class _Deviation(Exception):
@@ -128,8 +130,10 @@ def replay(
         for number, entry in entries:  # noqa: B007 - it says where it stopped
             at, kind = str(entry["at"]), entry["kind"]
             if kind == "MachineMade":
-                make = machines.get(str(entry["machine"]))
+                name = str(entry["machine"])
+                make = machines.get(name)
                 if make is None:
+                    result.unknown.setdefault(at, name)
                     programs.pop(at, None)
                     continue
                 config = _config(entry, secrets)

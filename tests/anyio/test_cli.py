@@ -322,6 +322,22 @@ def test_lab_repeats_a_run_and_says_where_it_differs() -> None:
     assert b"cannot replay" in refused.stderr
 
 
+def test_lab_says_which_machine_it_does_not_know() -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
+    strange = recorded.replace(b'"machine": "Magicsock"', b'"machine": "Nonsense"', 1)
+    done = run("lab", "replay", "-", stdin=strange)
+    assert done.returncode == 1
+    assert done.stderr == b"not repeated: first/magicsock (unknown machine Nonsense)\n"
+    assert b"second/magicsock: " in done.stdout
+
+
+def test_lab_does_not_pass_off_nothing_as_the_same() -> None:
+    head = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout.splitlines()[0]
+    done = run("lab", "replay", "-", stdin=head)
+    assert done.returncode == 1
+    assert b"nothing was repeated" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["draw", "replay"])
 def test_lab_uses_what_precedes_a_line_that_is_cut_short(command: str, tmp_path: Path) -> None:
     lines = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout.splitlines(keepends=True)

@@ -253,6 +253,7 @@ def test_a_machine_of_an_unknown_name_is_left_out_and_never_looked_for() -> None
     result = replay(lines)
     assert result.difference is None
     assert set(result.inputs) == PROGRAMS - {"derp/stun"}
+    assert result.unknown == {"derp/stun": "os.system"}
 
 
 def test_a_program_that_is_started_again_is_made_again() -> None:
