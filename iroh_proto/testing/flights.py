@@ -26,6 +26,8 @@ Numbered: TypeAlias = tuple[int, Json]
 SHORT_ID: Final = 10
 """Digits of a node id that name a lifeline."""
 
+_SAW: Final = ", saw "  # in the label of a pong, before the address that its ping came from
+
 _HOPS: Final = ("DatagramsSent", "PacketTranslated", "PacketFiltered", "DatagramsReceived")
 
 
@@ -55,6 +57,11 @@ class Flight:
     points: list[Point]
     is_carried: bool
     is_certain: bool = True
+
+    @property
+    def is_pong(self) -> bool:
+        """Whether it answers a ping."""
+        return self.points[0].text.startswith("pong")
 
 
 def time_of(entry: Json) -> float:
@@ -99,7 +106,7 @@ def _packets(entries: Sequence[Numbered], payload: bool) -> Iterator[Flight]:
         if first["kind"] != "DatagramsSent" or not labels:
             continue
         points = [_hop(number, entry) for number, entry in hops]
-        points[0].text = f"{', '.join(labels)} → {first.get('destination')}"
+        points[0].text = _with_destination(", ".join(labels), first.get("destination"))
         if last["kind"] not in ("PacketFiltered", "DatagramsReceived"):
             points[-1].mark = "stub"
         yield Flight(points, is_carried=False)
@@ -121,7 +128,7 @@ def _carried(entries: Sequence[Numbered]) -> Iterator[Flight]:
         for item in carried if isinstance(carried, list) else []:
             points = by_key.setdefault(item["key"], [])
             if not points or points[-1].lifeline != entry["at"]:
-                text = "" if points else f"{item['label']} by DERP"
+                text = "" if points else _carried_title(item["label"])
                 points.append(Point(time_of(entry), str(entry["at"]), number, text))
     for points in by_key.values():
         yield Flight(points, is_carried=True)
@@ -173,12 +180,24 @@ class _Sight:
     @property
     def title(self) -> str:
         """What stands beside the arrow."""
-        return f"{self.label} by DERP" if self.is_carried else f"{self.label} → {self.address}"
+        if self.is_carried:
+            return _carried_title(self.label)
+        return _with_destination(self.label, self.address)
 
     @property
     def origin(self) -> str:
         """What stands where it arrives: the address that it came from."""
         return "" if self.is_carried else f"from {self.address}"
+
+
+def _with_destination(label: str, address: object) -> str:
+    """Return what a datagram is and where it goes, which a pong may have said already."""
+    return label if label.endswith(f"{_SAW}{address}") else f"{label} → {address}"
+
+
+def _carried_title(label: str) -> str:
+    """Return what a datagram is that a DERP server carries; from where says nothing then."""
+    return f"{label.partition(_SAW)[0]} by DERP"
 
 
 class _Messages:
@@ -200,11 +219,9 @@ class _Messages:
                     seen.setdefault(nonce, _Sight(number, entry, message, label))
         self._address_sealed()
         self._open_sealed()
-        self._answered = {
-            tx_id
-            for sight in self._received.values()
-            if (tx_id := _transaction(sight.message, Pong)) is not None
-        }
+        self._pings_sent = _by_transaction(self._sent, Ping)
+        self._pings_received = _by_transaction(self._received, Ping)
+        self._pongs_received = _by_transaction(self._received, Pong)
 
     def _address_sealed(self) -> None:
         """Say of sealed messages whom they are to: who was heard from where they went."""
@@ -239,29 +256,52 @@ class _Messages:
         for nonce, sight in self._sent.items():
             arrival = self._received.get(nonce)
             if arrival is not None:
-                points = [sight.point(sight.title), arrival.point(arrival.origin)]
+                points = [sight.point(self._title(sight)), arrival.point(self._origin(arrival))]
                 yield Flight(points, sight.is_carried)
             else:
                 yield self._one_ended(sight)
         for nonce, sight in self._received.items():
             if nonce not in self._sent:
-                origin = f"{sight.label} by DERP" if sight.is_carried else sight.label
-                points = [sight.far_point("from", origin), sight.point(sight.origin)]
+                title = _carried_title(sight.label) if sight.is_carried else sight.label
+                points = [sight.far_point("from", title), sight.point(self._origin(sight))]
                 yield Flight(points, sight.is_carried)
+
+    def _title(self, sight: _Sight) -> str:
+        """Return what stands beside an arrow: no address that stands where its ping arrived."""
+        ping = self._pings_received.get(_transaction(sight.message, Pong))
+        if ping is None or sight.is_carried or ping.address != sight.address:
+            return sight.title
+        return sight.label.removesuffix(f"{_SAW}{sight.address}")
+
+    def _origin(self, sight: _Sight) -> str:
+        """Return what stands where a message arrives: nothing if it is from where its ping went."""
+        ping = self._pings_sent.get(_transaction(sight.message, Pong))
+        return "" if ping is not None and ping.address == sight.address else sight.origin
 
     def _one_ended(self, sight: _Sight) -> Flight:
         if "to" not in sight.message:
-            return Flight([sight.point(sight.title, "stub")], sight.is_carried, is_certain=False)
+            return Flight(
+                [sight.point(self._title(sight), "stub")], sight.is_carried, is_certain=False
+            )
         far = sight.far_point("to")
         if far.lifeline in self._traced:
             far.mark, far.text = "cross", "did not arrive"
-            return Flight([sight.point(sight.title), far], sight.is_carried)
+            return Flight([sight.point(self._title(sight)), far], sight.is_carried)
         tx_id = _transaction(sight.message, Ping)
-        if tx_id is not None and tx_id not in self._answered:
+        if tx_id is not None and tx_id not in self._pongs_received:
             point = sight.point(f"{sight.title}: no answer", "unanswered")
             return Flight([point, far], sight.is_carried, is_certain=False)
-        points = [sight.point(sight.title), far]
+        points = [sight.point(self._title(sight)), far]
         return Flight(points, sight.is_carried, is_certain=tx_id is not None)
+
+
+def _by_transaction(
+    sights: Mapping[str, _Sight], kind: type[Ping | Pong]
+) -> dict[bytes | None, _Sight]:
+    """Return the messages of a kind by their transaction ids."""
+    found = {_transaction(sight.message, kind): sight for sight in sights.values()}
+    found.pop(None, None)
+    return found
 
 
 def _transaction(message: Mapping[str, object], kind: type[Ping | Pong]) -> bytes | None:

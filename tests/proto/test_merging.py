@@ -67,6 +67,14 @@ OF_BOB = timeline(
 )
 
 
+def above_legend(picture: str) -> str:
+    return picture.partition('<g class="legend">')[0]
+
+
+def legend_of(picture: str) -> str:
+    return picture.partition('<g class="legend">')[2]
+
+
 def test_clocks_are_set_by_the_fastest_messages() -> None:
     head, *entries = [json.loads(line) for line in merge([OF_ALICE, OF_BOB])]
     assert head["lifelines"] == [A, B]
@@ -179,13 +187,13 @@ def test_a_message_that_is_none_is_drawn_as_what_its_label_says() -> None:
 
 
 def test_one_end_alone_shows_what_is_known_of_the_other() -> None:
-    picture = draw_sequence(OF_ALICE, end=10.0)
+    picture = above_legend(draw_sequence(OF_ALICE, end=10.0))
     assert f">{A}<" in picture
     assert f">{B}<" in picture
     assert "call me maybe (1 addresses) by DERP<" in picture
     assert f"ping 0000 → {BOB_IP}<" in picture
     assert f"ping 756e → {BOB_IP}: no answer<" in picture
-    assert f">from {BOB_IP}<" in picture
+    assert "from " not in picture  # the pong came from where its ping went
     # The call and the unanswered ping may have got lost: their arrows are dotted.
     assert picture.count('stroke-dasharray="1 3"') == 2
 
@@ -218,7 +226,7 @@ def lifelines_of(picture: str) -> list[str]:
 
 
 def test_what_the_sender_could_not_open_is_one_arrow_with_the_words_of_the_receiver() -> None:
-    picture = draw_sequence(merge([ANSWERED_BY_ALICE, SEALED_BY_BOB]), end=10.0)
+    picture = above_legend(draw_sequence(merge([ANSWERED_BY_ALICE, SEALED_BY_BOB]), end=10.0))
     assert lifelines_of(picture) == [A, B]
     assert picture.count("<polygon") == 3
     for words in ("ping 0000", "pong 0000", "ping 6f66"):
@@ -227,11 +235,11 @@ def test_what_the_sender_could_not_open_is_one_arrow_with_the_words_of_the_recei
 
 
 def test_what_is_sealed_goes_to_the_node_that_was_heard_from_there() -> None:
-    picture = draw_sequence(SEALED_BY_BOB, end=200.0)
+    picture = above_legend(draw_sequence(SEALED_BY_BOB, end=200.0))
     assert lifelines_of(picture) == [B, A]
     assert picture.count(f">sealed disco → {ALICE_IP}<") == 2
     unheard = timeline(B, [sent(102.1, B, ALICE_IP, sealed_of(PONG))])
-    picture = draw_sequence(unheard)
+    picture = above_legend(draw_sequence(unheard))
     assert lifelines_of(picture) == [B]
     assert f">sealed disco → {ALICE_IP}<" in picture
 
@@ -241,11 +249,53 @@ def test_an_answer_after_the_window_counts_as_well() -> None:
 
 
 def test_both_ends_show_what_arrived_and_what_did_not() -> None:
-    picture = draw_sequence(merge([OF_ALICE, OF_BOB]), end=10.0)
+    picture = above_legend(draw_sequence(merge([OF_ALICE, OF_BOB]), end=10.0))
     assert picture.count("did not arrive") == 1
     assert "no answer" not in picture
     assert f">from {ALICE_IP}<" in picture
     assert 'stroke-dasharray="1 3"' not in picture
+
+
+def test_an_address_that_a_ping_and_its_pong_share_stands_there_once() -> None:
+    picture = above_legend(draw_sequence(merge([OF_ALICE, OF_BOB]), end=2.9))
+    assert picture.count(BOB_IP) == 1
+    assert picture.count(ALICE_IP) == 1
+    assert ">pong 0000<" in picture
+
+
+def test_an_answer_from_elsewhere_says_from_where() -> None:
+    elsewhere = "203.0.113.9:9"
+    lines = timeline(
+        A,
+        [
+            sent(2.0, A, BOB_IP, message(2, PING)),
+            received(2.3, A, elsewhere, message(3, PONG, back=True)),
+        ],
+    )
+    assert f">from {elsewhere}<" in draw_sequence(lines, end=10.0)
+
+
+def test_the_legend_explains_what_is_in_the_picture_and_nothing_else() -> None:
+    legend = legend_of(draw_sequence(merge([OF_ALICE, OF_BOB]), end=10.0))
+    for meaning in ("by UDP", "DERP server", "answer to a ping", "did not arrive", "came from"):
+        assert meaning in legend
+    for absent in (">direct<", ">tries<", "nothing tells whether", "that a NAT"):
+        assert absent not in legend
+    way = {"kind": "mixed", "addr": BOB_IP, "latency": None}
+    lines = timeline(A, [{"time": 1.0, "at": A, "kind": "PathChanged", "path": way}])
+    assert ">mixed<" in legend_of(draw_sequence(lines))
+
+
+def test_no_text_lies_under_an_arrow_or_on_the_line_of_its_own() -> None:
+    picture = above_legend(draw_sequence(merge([OF_ALICE, OF_BOB]), end=10.0))
+    assert picture.rindex("<polygon") < picture.index(">ping 0000")
+    ping = re.search(r'y="([0-9.]+)"[^>]*>ping 0000', picture)
+    origin = re.search(r'y="([0-9.]+)"[^>]*>from ', picture)
+    ways = re.findall(r'y1="([0-9.]+)" x2="[0-9.]+" y2="([0-9.]+)" stroke="#1c2330"', picture)
+    assert ping is not None
+    assert origin is not None
+    assert float(ping[1]) < float(ways[0][0])
+    assert float(origin[1]) > float(ways[0][1]) + 8
 
 
 def test_notes_tell_what_befell_connections() -> None:

@@ -34,7 +34,12 @@ def entries_of(lines: Sequence[str], kind: str) -> list[dict[str, object]]:
 
 
 def texts_of(picture: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(picture).iter()]
+    """Return the texts above the legend."""
+    root = ElementTree.fromstring(picture)
+    legend = root.find("{*}g[@class='legend']")
+    assert legend is not None
+    root.remove(legend)
+    return [element.text or "" for element in root.iter()]
 
 
 def test_a_time_line_has_inputs_outputs_timers_and_events_of_every_place_in_order() -> None:
