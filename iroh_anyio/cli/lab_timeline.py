@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -15,17 +16,33 @@ from iroh_anyio.cli.common import say
 from iroh_proto import DecodeError
 from iroh_proto.testing.merging import merge
 from iroh_proto.testing.replay import Replay, replay
-from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.testing.scene import Scene, read_scene
+from iroh_proto.testing.sequence import draw_scene
 from iroh_proto.trace.lines import read_lines, split_cut_line
 
 # Bytes that are no text come as lone surrogates, so that the line can be named which has them.
 _FILE = click.File(encoding="utf-8", errors="surrogateescape")
 
 
+class _Seconds(click.types.FloatParamType):
+    """A time in a time line: any number but those that are none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
+_SECONDS = _Seconds()
+
+
 @click.command()
 @click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option("--from", "begin", type=float, metavar="SECONDS", help="Where to begin.")
-@click.option("--to", "end", type=float, metavar="SECONDS", help="Where to end.")
+@click.option("--from", "begin", type=_SECONDS, metavar="SECONDS", help="Where to begin.")
+@click.option("--to", "end", type=_SECONDS, metavar="SECONDS", help="Where to end.")
 @click.option("--payload", is_flag=True, help="Show payload datagrams, too.")
 def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payload: bool) -> None:
     """Print a sequence diagram of the time line in FILES as SVG; - is stdin.
@@ -33,13 +50,29 @@ def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payl
     Several are of real nodes that met, one each: then both ends of a message are seen.
 
     Without --from it begins with the first message between nodes; without --to it ends after the
-    last change of a path.
+    last change of a path. Below it stands what arrows, colours, boxes and digits mean: solid arrows
+    are UDP, dashed ones go by way of a DERP server, dotted ones may not have arrived, and "ping
+    18f4" is answered by "pong 18f4".
     """
+    if begin is not None and end is not None and begin >= end:
+        raise click.UsageError(f"--from {begin:g} is not before --to {end:g}")
     names = " and ".join(file.name for file in files)
     timelines = [_read(file, "draw")[0] for file in files]
     with _refusals(f"draw {names}"):
         lines = timelines[0] if len(files) == 1 else merge(timelines)
-        click.echo(draw_sequence(lines, begin=begin, end=end, payload=payload), nl=False)
+        scene = read_scene(lines, begin=begin, end=end, payload=payload)
+    if scene.is_empty:
+        say(f"nothing to draw in {names}: {_why_empty(scene)}")
+    click.echo(draw_scene(scene), nl=False)
+
+
+def _why_empty(scene: Scene) -> str:
+    if scene.recorded is None:
+        return "nothing is recorded"
+    first, last = scene.recorded
+    window = f"from {scene.begin:g} s to {scene.end:g} s"
+    recorded = f"recorded: {first:g} s to {last:g} s"
+    return f"{window} there is no message between nodes and no change of a path ({recorded})"
 
 
 @click.command("replay")

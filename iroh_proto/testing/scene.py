@@ -109,13 +109,17 @@ def _host(place: str) -> str:
 def _window(
     entries: Sequence[Json], boxes: Sequence[Point], begin: float | None, end: float | None
 ) -> tuple[float, float]:
-    """Return from when to when to show, in seconds."""
+    """Return from when to when to show, in seconds; what is not given follows what is."""
     if begin is None:
         talk = filter(is_about_paths, entries)
         begin = next((time_of(entry) for entry in talk), 0.0)
-    if end is None:
-        changes = [box for box in boxes if box.mark == "box"]
-        last = max((box.time for box in changes), default=time_of(entries[-1]) if entries else 0.0)
-        is_direct = any(box.text.startswith("direct") for box in changes)
-        end = last + AFTER_TIME if is_direct else max(last + AFTER_TIME, begin + SEARCH_TIME)
-    return begin, end
+        begin = begin if end is None else min(begin, end)
+    return begin, _end(entries, boxes, begin) if end is None else end
+
+
+def _end(entries: Sequence[Json], boxes: Sequence[Point], begin: float) -> float:
+    changes = [box for box in boxes if box.mark == "box"]
+    recorded_until = time_of(entries[-1]) if entries else 0.0
+    last = max((box.time for box in changes), default=recorded_until) + AFTER_TIME
+    is_direct = any(box.text.startswith("direct") for box in changes)
+    return max(last, begin if is_direct else begin + SEARCH_TIME)

@@ -322,6 +322,32 @@ def test_lab_repeats_a_run_and_says_where_it_differs() -> None:
     assert b"cannot replay" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("window", "complaint"),
+    [
+        (("--from", "5", "--to", "1"), b"--from 5 is not before --to 1"),
+        (("--from", "nan"), b"nan is no number of seconds"),
+        (("--to", "inf"), b"inf is no number of seconds"),
+    ],
+)
+def test_lab_refuses_a_window_that_cannot_be(window: tuple[str, ...], complaint: bytes) -> None:
+    refused = run("lab", "draw", "-", *window, stdin=b"")
+    assert refused.returncode == 2
+    assert complaint in refused.stderr
+    assert refused.stdout == b""
+
+
+def test_lab_says_when_there_is_nothing_to_draw() -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
+    late = run("lab", "draw", "-", "--from", "1000", "--to", "1010", stdin=recorded)
+    assert b"nothing to draw in <stdin>: from 1000 s to 1010 s there is no message" in late.stderr
+    bare = run("lab", "draw", "-", stdin=recorded.splitlines()[0])
+    assert bare.stderr == b"nothing to draw in <stdin>: nothing is recorded\n"
+    for drawn in (late, bare):
+        assert drawn.returncode == 0
+        assert drawn.stdout.startswith(b"<svg ")
+
+
 def test_lab_says_which_machine_it_does_not_know() -> None:
     recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
     strange = recorded.replace(b'"machine": "Magicsock"', b'"machine": "Nonsense"', 1)
