@@ -14,7 +14,7 @@ import click
 
 from iroh_anyio.cli.common import say
 from iroh_proto import DecodeError
-from iroh_proto.testing.merging import merge
+from iroh_proto.testing.merging import connected, merge
 from iroh_proto.testing.replay import Replay, replay
 from iroh_proto.testing.scene import Scene, read_scene
 from iroh_proto.testing.sequence import draw_scene
@@ -60,10 +60,20 @@ def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payl
     timelines = [_read(file, "draw")[0] for file in files]
     with _refusals(f"draw {names}"):
         lines = timelines[0] if len(files) == 1 else merge(timelines)
+        _warn_of_strangers([file.name for file in files], connected(timelines))
         scene = read_scene(lines, begin=begin, end=end, payload=payload)
     if scene.is_empty:
         say(f"nothing to draw in {names}: {_why_empty(scene)}")
     click.echo(draw_scene(scene), nl=False)
+
+
+def _warn_of_strangers(names: Sequence[str], groups: Sequence[Sequence[int]]) -> None:
+    if len(groups) > 1:
+        ends = " with ".join(" and ".join(names[place] for place in group) for group in groups)
+        say(
+            f"warning: nothing connects {ends}: they have no message in common, so that it is not "
+            "known how far apart their clocks are"
+        )
 
 
 def _why_empty(scene: Scene) -> str:

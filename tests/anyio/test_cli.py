@@ -348,6 +348,21 @@ def test_lab_says_when_there_is_nothing_to_draw() -> None:
         assert drawn.stdout.startswith(b"<svg ")
 
 
+def test_lab_draws_only_together_what_belongs_together(tmp_path: Path) -> None:
+    def write(name: str, lifeline: str) -> str:
+        head = {"format": "iroh-timeline/1", "lifelines": [lifeline]}
+        (tmp_path / name).write_text(json.dumps(head) + "\n")
+        return str(tmp_path / name)
+
+    left, right = write("left", "a"), write("right", "b")
+    strangers = run("lab", "draw", left, right)
+    assert strangers.returncode == 0
+    assert f"warning: nothing connects {left} with {right}: ".encode() in strangers.stderr
+    again = run("lab", "draw", left, left)
+    assert again.returncode == 1
+    assert b"the time lines 1 and 2 are the same recording" in again.stderr
+
+
 def test_lab_says_which_machine_it_does_not_know() -> None:
     recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
     strange = recorded.replace(b'"machine": "Magicsock"', b'"machine": "Nonsense"', 1)

@@ -13,7 +13,7 @@ from iroh_proto.box import BOX_OVERHEAD
 from iroh_proto.disco.message import CallMeMaybe, Ping, Pong
 from iroh_proto.errors import DecodeError
 from iroh_proto.key import SecretKey
-from iroh_proto.testing.merging import merge
+from iroh_proto.testing.merging import connected, merge
 from iroh_proto.testing.sequence import draw_sequence
 from iroh_proto.trace.disco import label_of
 from iroh_proto.trace.lines import FORMAT
@@ -92,6 +92,34 @@ def test_one_way_is_enough_and_none_keeps_the_time() -> None:
     assert times == pytest.approx([1.0, 2.0, 2.3, 2.3, 3.0])
     strange = timeline(B, [received(7.0, B, VIA, message(9, CALL))])
     assert json.loads(merge([OF_ALICE, strange])[-1])["time"] == 7.0
+
+
+def test_messages_connect_time_lines() -> None:
+    strange = timeline("c", [received(7.0, "c", VIA, message(9, CALL))])
+    other = timeline("d", [sent(7.0, "d", VIA, message(9, CALL))])
+    assert connected([OF_ALICE]) == [[0]]
+    assert connected([OF_ALICE, OF_BOB]) == [[0, 1]]
+    assert connected([OF_ALICE, strange, OF_BOB]) == [[0, 2], [1]]
+    assert connected([OF_ALICE, strange, OF_BOB, other]) == [[0, 2], [1, 3]]
+    both = [*strange, *OF_BOB[1:]]
+    assert connected([OF_ALICE, other, both]) == [[0, 1, 2]]
+
+
+def test_a_recording_is_not_put_together_with_itself() -> None:
+    for again in (OF_ALICE, OF_ALICE[:2], OF_ALICE[:1]):
+        with pytest.raises(DecodeError, match="time lines 1 and 3 are the same recording"):
+            merge([OF_ALICE, OF_BOB, again])
+    later = timeline(A, [sent(9.0, A, BOB_IP, message(9, PING))])
+    assert len(merge([OF_ALICE, OF_BOB, later])) == len(OF_ALICE) + len(OF_BOB)
+
+
+def test_a_simulated_network_is_put_together_with_nothing() -> None:
+    packet = {"time": 1.0, "at": "first", "kind": "DatagramsSent", "packet": 1}
+    simulated = timeline("first", [packet])
+    assert len(merge([simulated])) == 2
+    for place, timelines in ((1, [simulated, OF_BOB]), (2, [OF_BOB, simulated])):
+        with pytest.raises(DecodeError, match=f"time line {place} is of a simulated network"):
+            merge(timelines)
 
 
 def test_what_nobody_opened_sets_no_clock() -> None:
