@@ -69,7 +69,7 @@ class TraceFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._file = open_private(path, os.O_TRUNC)
+        self._file = open_private(self._path, os.O_TRUNC)
         self._size = 0
         self._count = 0
         self._is_flushed = True

@@ -436,13 +436,24 @@ def test_traced_commands_can_be_drawn_and_repeated(tmp_path: Path) -> None:
 def test_the_demonstration_can_be_traced(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(200_000))
-    done = run("demo", "--file", str(file), "--json", "--trace", str(tmp_path))
+    traces = tmp_path / "not" / "yet"
+    done = run("demo", "--file", str(file), "--json", "--trace", str(traces))
     assert done.returncode == 0, done.stderr
-    drawn = run(
-        "lab", "draw", *(str(tmp_path / f"{name}.jsonl") for name in ("sender", "receiver"))
-    )
+    drawn = run("lab", "draw", *(str(traces / f"{name}.jsonl") for name in ("sender", "receiver")))
+    assert drawn.stderr == b""
     assert drawn.stdout.count(b">direct ") >= 2
     assert b"call me maybe" in drawn.stdout
+
+
+def test_a_trace_that_cannot_be_written_names_its_option(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "x.jsonl"
+    refused = run("listen", "--no-derp", "--trace", str(file))
+    assert refused.returncode == 1
+    message = f"Error: --trace: cannot write {file}: No such file or directory\n"
+    assert refused.stderr.decode() == message
+    refused = run("demo", "--trace", "/dev/null/x")
+    assert refused.returncode == 1
+    assert refused.stderr == b"Error: --trace: cannot make /dev/null/x: Not a directory\n"
 
 
 def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:
