@@ -56,6 +56,7 @@ MACHINES: Final[Mapping[str, Callable[..., object]]] = MappingProxyType(
 """The machines that can be made from a time line. No other name in it is looked up anywhere."""
 
 _INPUTS = frozenset({"CommandGiven", "TimerHandled", "DatagramsReceived", "TcpDataReceived"})
+_MISSING = object()
 _CONCEALED = re.compile(r'\{"\$secret_of": "([0-9a-f]{64})"\}')
 
 
@@ -67,7 +68,8 @@ class Difference:
         at the end.
     :ivar time: seconds, as in the line.
     :ivar program: which one.
-    :ivar recorded: what the line says.
+    :ivar recorded: what the line says: its kind, and of its fields those that differ if the
+        program did something of that kind.
     :ivar repeated: what the program did.
     """
 
@@ -95,7 +97,7 @@ class Replay:
 
 
 class _Deviation(Exception):
-    """A program does something else than recorded."""
+    """A program does something else than recorded: both as words, or as entries with a kind."""
 
     def __init__(self, recorded: object, repeated: object) -> None:
         super().__init__(recorded, repeated)
@@ -149,12 +151,13 @@ def replay(
     except _Deviation as deviation:
         if is_cut and isinstance(deviation, _NothingDrawn):
             return result
+        recorded, repeated = _unlike(deviation.recorded, deviation.repeated)
         result.difference = Difference(
             line=number,
             time=_time(entry),
             program=str(entry["at"]),
-            recorded=_shown(deviation.recorded),
-            repeated=_shown(deviation.repeated),
+            recorded=_shown(recorded),
+            repeated=_shown(repeated),
         )
     except MALFORMED as error:
         raise DecodeError(f"line {number} cannot be repeated: {in_words(error)}") from error
@@ -210,7 +213,7 @@ class _Program:
                 cast(TcpUser, self._machine).receive_tcp_data(tcp_id, data, now=self._now(entry))
             case "TcpDataSent":
                 written = cast(TcpUser, self._machine).tcp_data_to_send(cast(int, entry["tcp_id"]))
-                _compare(entry["data"], bytes(written).hex())
+                _compare_field(entry, "data", bytes(written).hex())
             case "DatagramsSent":
                 self._compare_datagrams(entry)
             case "PayloadsTaken":
@@ -224,18 +227,22 @@ class _Program:
                 _compare({"kind": entry["kind"], **recorded}, event)
         self._drain()
 
-    def expect_nothing(self, recorded: object) -> None:
+    def expect_nothing(self, recorded: str) -> None:
         """Fail if there is something that was not recorded.
 
         :raises _Deviation: if so.
         """
-        for surplus in (*self._events, *self._datagrams, *self._payloads):
-            raise _Deviation(recorded, surplus)
+        for event in self._events:
+            raise _Deviation(recorded, event)
+        for addr, data in self._datagrams:
+            raise _Deviation(recorded, _sent(addr, data.hex()))
+        for payload in self._payloads:
+            raise _Deviation(recorded, _taken(payload))
 
     def _begin(self, entry: Json) -> None:
         """See that what came of the inputs before was all there, before time goes on."""
         if _time(entry) > self._time:
-            self.expect_nothing(entry)
+            self.expect_nothing(f"nothing more before {entry['kind']}")
             self._time = _time(entry)
 
     def _now(self, entry: Json) -> float:
@@ -258,14 +265,13 @@ class _Program:
             result = method(*args, **options)
         except LocalProtocolError as error:
             raised = str(error)
-        _compare(entry.get("raised"), raised)
-        _compare(entry.get("result"), plain(result))
+        _compare_field(entry, "raised", raised)
+        _compare_field(entry, "result", plain(result))
 
     def _handle_timer(self, entry: Json) -> None:
         machine = cast("Machine[object]", self._machine)
         deadline = machine.get_timer()
-        recorded = cast(float, entry["deadline"])
-        _compare(recorded, None if deadline is None else deadline - self._epoch)
+        _compare_field(entry, "deadline", None if deadline is None else deadline - self._epoch)
         machine.handle_timer(now=self._now(entry))
 
     def _drain(self) -> None:
@@ -284,13 +290,17 @@ class _Program:
     def _compare_datagrams(self, entry: Json) -> None:
         destination = _address(entry["destination"])
         for recorded in _list(entry, "datagrams"):
-            addr, data = self._datagrams.popleft() if self._datagrams else ("nowhere", b"")
-            _compare(str(destination), str(addr))
-            _compare(recorded, self._opened(data, recorded))
+            wanted = _sent(destination, recorded)
+            if not self._datagrams:
+                raise _Deviation(wanted, "nothing")
+            addr, data = self._datagrams.popleft()
+            _compare(wanted, _sent(addr, self._opened(data, recorded)))
 
     def _compare_payload(self, recorded: Json) -> None:
         for single in _single(recorded):
-            _compare(single, self._payloads.popleft() if self._payloads else "nothing")
+            if not self._payloads:
+                raise _Deviation(_taken(single), "nothing")
+            _compare(_taken(single), _taken(self._payloads.popleft()))
 
     def _opened(self, data: bytes, recorded: object) -> object:
         """Return what is to be compared of a datagram with what was recorded."""
@@ -393,10 +403,43 @@ def _single(payload: Json) -> Iterator[Json]:
         yield {**payload, "datagrams": data}
 
 
+def _sent(addr: object, datagram: object) -> Json:
+    """Return the entry of one datagram."""
+    return {"kind": "DatagramsSent", "destination": str(addr), "datagrams": [datagram]}
+
+
+def _taken(payload: Json) -> Json:
+    """Return the entry of one payload."""
+    return {"kind": "PayloadsTaken", **payload}
+
+
 def _compare(recorded: object, repeated: object) -> None:
     if recorded != repeated:
         raise _Deviation(recorded, repeated)
 
 
+def _compare_field(entry: Json, name: str, repeated: object) -> None:
+    """Compare what may be missing in a line: ``None`` then."""
+    _compare({**entry, name: entry.get(name)}, {**entry, name: repeated})
+
+
+def _unlike(recorded: object, repeated: object) -> tuple[object, object]:
+    """Return of two entries of one kind what differs, and anything else as it is."""
+    both = (recorded, repeated)
+    if not isinstance(recorded, dict) or not isinstance(repeated, dict):
+        return both
+    if recorded.get("kind") != repeated.get("kind"):
+        return both
+    alike = {name for name in recorded if recorded[name] == repeated.get(name, _MISSING)}
+    alike -= {"kind", "command"}
+    one, other = ({n: entry[n] for n in entry if n not in alike} for entry in (recorded, repeated))
+    return one, other
+
+
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=plain)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        return json.dumps(value, default=plain)
+    fields = {name: value[name] for name in value if name not in RESERVED}
+    return f"{value.get('kind')} {json.dumps(fields, default=plain)}"

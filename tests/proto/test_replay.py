@@ -163,6 +163,48 @@ def test_whatever_differs_is_found_where_it_is(change: Callable[[dict[str, Any]]
     assert difference.time == json.loads(lines[line - 1])["time"]
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "fields"),
+    [
+        (flip_datagram, "DatagramsSent", {"datagrams"}),
+        (move_datagram, "DatagramsSent", {"destination"}),
+        (flip_tcp, "TcpDataSent", {"data"}),
+        (flip_payload, "PayloadsTaken", {"datagrams"}),
+        (move_path, "PathChanged", {"path"}),
+        (delay_timer, "TimerHandled", {"deadline"}),
+        (claim_a_refusal, "CommandGiven", {"command", "raised"}),
+    ],
+)
+def test_a_difference_says_of_what_kind_both_are_and_what_differs(
+    change: Callable[[dict[str, Any]], bool], kind: str, fields: set[str]
+) -> None:
+    _, lines = changed(change)
+    difference = replay(lines).difference
+    assert difference is not None
+    for shown in (difference.recorded, difference.repeated):
+        name, _, values = shown.partition(" ")
+        assert name == kind
+        assert set(json.loads(values)) == fields
+
+
+@pytest.mark.parametrize("kind", ["DatagramsSent", "PayloadsTaken", "PathChanged"])
+def test_unlike_things_are_told_by_their_kinds(kind: str) -> None:
+    lines = [line for line in recorded() if f'"kind": "{kind}"' not in line]
+    difference = replay(lines).difference
+    assert difference is not None
+    assert kind not in difference.recorded
+    assert difference.repeated.split()[0] == kind
+
+
+@pytest.mark.parametrize("kind", ["DatagramsReceived", "TcpDataReceived"])
+def test_what_is_not_done_again_is_nothing(kind: str) -> None:
+    lines = [line for line in recorded() if f'"kind": "{kind}"' not in line]
+    difference = replay(lines).difference
+    assert difference is not None
+    assert difference.recorded
+    assert "object at" not in difference.repeated
+
+
 @pytest.mark.parametrize("kind", ["PathChanged", "DatagramsSent", "PayloadsTaken"])
 def test_what_was_not_recorded_is_found_before_time_goes_on(kind: str) -> None:
     lines = list(recorded())
