@@ -99,7 +99,7 @@ class Replay:
 class _Deviation(Exception):
     """A program does something else than recorded: both as words, or as entries with a kind."""
 
-    def __init__(self, recorded: object, repeated: object) -> None:
+    def __init__(self, recorded: Json | str, repeated: Json | str) -> None:
         super().__init__(recorded, repeated)
         self.recorded = recorded
         self.repeated = repeated
@@ -222,9 +222,11 @@ class _Program:
             case "LotsDrawn":
                 return
             case _:
-                recorded = {name: entry[name] for name in entry if name not in RESERVED}
-                event = self._events.popleft() if self._events else "nothing"
-                _compare({"kind": entry["kind"], **recorded}, event)
+                fields = {name: entry[name] for name in entry if name not in RESERVED}
+                recorded = {"kind": entry["kind"], **fields}
+                if not self._events:
+                    raise _Deviation(recorded, "nothing")
+                _compare(recorded, self._events.popleft())
         self._drain()
 
     def expect_nothing(self, recorded: str) -> None:
@@ -413,7 +415,7 @@ def _taken(payload: Json) -> Json:
     return {"kind": "PayloadsTaken", **payload}
 
 
-def _compare(recorded: object, repeated: object) -> None:
+def _compare(recorded: Json, repeated: Json) -> None:
     if recorded != repeated:
         raise _Deviation(recorded, repeated)
 
@@ -423,10 +425,10 @@ def _compare_field(entry: Json, name: str, repeated: object) -> None:
     _compare({**entry, name: entry.get(name)}, {**entry, name: repeated})
 
 
-def _unlike(recorded: object, repeated: object) -> tuple[object, object]:
+def _unlike(recorded: Json | str, repeated: Json | str) -> tuple[Json | str, Json | str]:
     """Return of two entries of one kind what differs, and anything else as it is."""
     both = (recorded, repeated)
-    if not isinstance(recorded, dict) or not isinstance(repeated, dict):
+    if isinstance(recorded, str) or isinstance(repeated, str):
         return both
     if recorded.get("kind") != repeated.get("kind"):
         return both
@@ -436,10 +438,8 @@ def _unlike(recorded: object, repeated: object) -> tuple[object, object]:
     return one, other
 
 
-def _shown(value: object) -> str:
+def _shown(value: Json | str) -> str:
     if isinstance(value, str):
         return value
-    if not isinstance(value, dict):
-        return json.dumps(value, default=plain)
     fields = {name: value[name] for name in value if name not in RESERVED}
     return f"{value.get('kind')} {json.dumps(fields, default=plain)}"

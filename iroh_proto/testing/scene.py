@@ -15,7 +15,7 @@ from iroh_proto.testing.flights import (
     time_of,
 )
 from iroh_proto.testing.sayings import sayings_of
-from iroh_proto.trace.lines import MALFORMED, in_words, read_lines
+from iroh_proto.trace.lines import read_lines
 from iroh_proto.trace.values import Json, quoted
 
 SEARCH_TIME: Final = 6.0
@@ -73,19 +73,6 @@ def read_scene(
     for (number, _), entry in zip(numbered, entries, strict=True):
         if entry["at"] not in names:
             raise DecodeError(f"line {number}: there is no lifeline {quoted(entry['at'])}")
-    try:
-        return _scene(names, entries, begin, end, payload)
-    except MALFORMED as error:
-        raise DecodeError(f"its lines cannot be drawn: {in_words(error)}") from None
-
-
-def _scene(
-    names: Sequence[str],
-    entries: Sequence[Json],
-    begin: float | None,
-    end: float | None,
-    payload: bool,
-) -> Scene:
     numbered = list(enumerate(entries))
     boxes = list(sayings_of(numbered))
     begin, end = _window(entries, boxes, begin, end)

@@ -48,10 +48,10 @@ LEFT, TOP, RIGHT, BOTTOM = 170, 70, 130, 12
 """Pixels around the lifelines."""
 
 ROW_HEIGHT: Final = 17.0
-"""Pixels above something that has a text there."""
+"""Pixels above something that has a text there, or below it."""
 
-BELOW_HEIGHT: Final = 12.0
-"""Pixels below something that has a text there."""
+BELOW: Final = 12.0
+"""Pixels from the end of an arrow down to the foot of the text below it."""
 
 SILENCE_LIMIT: Final = 48.0
 """Pixels at most between two things, however long the time."""
@@ -101,7 +101,7 @@ def _lay_out(scene: Scene) -> float:
         is_below = id(point) in arrivals
         y += ROW_HEIGHT if point.text and not is_below else 0.0
         point.y, time = y, point.time
-        y += BELOW_HEIGHT if point.text and is_below else 0.0
+        y += ROW_HEIGHT if point.text and is_below else 0.0
         y += 6.0 if point.mark == "box" else 0.0
     return y + ROW_HEIGHT
 
@@ -158,7 +158,7 @@ def _draw_texts(flight: Flight, x: dict[str, float]) -> Iterator[str]:
             fill = RED
         yield label(
             x[point.lifeline] + 8 * side,
-            point.y + (BELOW_HEIGHT if is_end else -5),
+            point.y + (BELOW if is_end else -5),
             point.text,
             anchor="start" if side > 0 else "end",
             fill=fill,

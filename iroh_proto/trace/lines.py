@@ -90,7 +90,9 @@ def in_words(error: Exception) -> str:
 def _object(number: int, line: str, last: int) -> Json:
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise DecodeError(f"line {number} is nested too deeply") from None
+    except ValueError:
         is_cut = number == last and line.lstrip().startswith("{")
         raise DecodeError(f"line {number} is {'cut short' if is_cut else 'not JSON'}") from None
     if not isinstance(value, dict):

@@ -334,7 +334,8 @@ def test_notes_tell_what_befell_connections() -> None:
         {"kind": "ConnectionClosed", "connection": 0, "reason": {"kind": "idle"}},
     ]
     lines = timeline(A, [{"time": 1.0, "at": f"{A}/endpoint", **note} for note in notes])
-    picture = draw_sequence(lines)
+    picture = draw_sequence([*lines, lines[-1]])
+    assert picture.count(">closed (idle)<") == 1
     for text in ("no DERP server: connection refused", "connected", "closed (idle)"):
         assert f">{text}<" in picture
 

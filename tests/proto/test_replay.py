@@ -244,6 +244,27 @@ def test_what_is_missing_at_the_end_of_a_cut_time_line_is_no_difference() -> Non
     assert any(replay(lines[:cut]).difference is not None for cut in cuts)
 
 
+def test_lots_that_were_drawn_in_a_line_that_is_cut_away_are_no_difference() -> None:
+    lines = list(of_one_node())
+    last = max(place for place, line in enumerate(lines) if '"drawn"' in line)
+    entry = json.loads(lines[last])
+    del entry["drawn"]
+    lines[last:] = [json.dumps(entry)]
+    assert replay(lines, is_cut=True).difference is None
+    difference = replay(lines).difference
+    assert difference is not None
+    assert difference.recorded == "drew nothing more"
+
+
+def test_a_payload_that_is_not_taken_again_is_nothing() -> None:
+    lines = list(recorded())
+    place = next(place for place, line in enumerate(lines) if '"kind": "PayloadsTaken"' in line)
+    difference = replay([*lines[: place + 1], lines[place]]).difference
+    assert difference is not None
+    assert difference.recorded.startswith("PayloadsTaken ")
+    assert difference.repeated == "nothing"
+
+
 def test_a_difference_before_the_cut_is_found() -> None:
     line, lines = changed(move_path)
     difference = replay(lines[:line], is_cut=True).difference

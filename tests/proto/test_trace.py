@@ -319,7 +319,7 @@ ENTRY: Json = {"time": 0.0, "at": "a", "kind": "X"}
         (["", " \n"], "the file is empty"),
         (["x"], "no time line: line 1 is not JSON"),
         (["\n", "[]"], "no time line: line 2 is no JSON object"),
-        (["[" * 100_000], "no time line: line 1 is not JSON"),
+        (["[" * 100_000], "no time line: line 1 is nested too deeply"),
         (["{}"], 'no time line: line 1 has no "format"'),
         (['{"format": "x/1", "lifelines": []}'], f'line 1 has the format "x/1", not {FORMAT}'),
         ([f'{{"format": "{FORMAT}"}}'], 'no time line: line 1 has no "lifelines"'),
