@@ -18,7 +18,7 @@ from iroh_proto.testing.merging import connected, merge
 from iroh_proto.testing.replay import Replay, replay
 from iroh_proto.testing.scene import Scene, read_scene
 from iroh_proto.testing.sequence import draw_scene
-from iroh_proto.trace.lines import read_lines, split_cut_line
+from iroh_proto.trace.lines import check_lifelines, read_lines, split_cut_line
 
 # Bytes that are no text come as lone surrogates, so that the line can be named which has them.
 _FILE = click.File(encoding="utf-8", errors="surrogateescape")
@@ -131,7 +131,9 @@ def _read(file: TextIO, purpose: str) -> tuple[Sequence[str], bool]:
     """
     with _refusals(f"{purpose} {file.name}"):
         lines, cut = split_cut_line(list(_texts(file)))
-        read_lines(lines)
+        head, entries = read_lines(lines)
+        if purpose == "draw":
+            check_lifelines(head, entries)
     if cut is not None:
         say(f"{file.name}: line {cut} is cut short and left out")
     return lines, cut is not None

@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import cast
 
 from iroh_proto.errors import DecodeError
-from iroh_proto.trace.lines import FORMAT, read_lines
+from iroh_proto.trace.lines import FORMAT, check_lifelines, read_lines
 from iroh_proto.trace.values import Json
 
 
@@ -73,6 +73,7 @@ class _Recording:
     def read(cls, lines: Iterable[str]) -> _Recording:
         texts = list(lines)
         head, numbered = read_lines(texts)
+        check_lifelines(head, numbered)
         return cls(head, [entry for _, entry in numbered], texts)
 
     @property

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from iroh_proto.errors import DecodeError
 from iroh_proto.testing.flights import (
     Flight,
     Point,
@@ -15,8 +14,8 @@ from iroh_proto.testing.flights import (
     time_of,
 )
 from iroh_proto.testing.sayings import sayings_of
-from iroh_proto.trace.lines import read_lines
-from iroh_proto.trace.values import Json, quoted
+from iroh_proto.trace.lines import check_lifelines, host_of, read_lines
+from iroh_proto.trace.values import Json
 
 SEARCH_TIME: Final = 6.0
 """Seconds shown where no path became direct: a search, and what became of its pings within 5 s."""
@@ -69,10 +68,8 @@ def read_scene(
     """
     head, numbered = read_lines(lines)
     names = cast("list[str]", head["lifelines"])
-    entries = [{**entry, "at": _host(str(entry["at"]))} for _, entry in numbered]
-    for (number, _), entry in zip(numbered, entries, strict=True):
-        if entry["at"] not in names:
-            raise DecodeError(f"line {number}: there is no lifeline {quoted(entry['at'])}")
+    check_lifelines(head, numbered)
+    entries = [{**entry, "at": host_of(entry)} for _, entry in numbered]
     numbered = list(enumerate(entries))
     boxes = list(sayings_of(numbered))
     begin, end = _window(entries, boxes, begin, end)
@@ -87,10 +84,6 @@ def read_scene(
         end=end,
         recorded=(time_of(entries[0]), time_of(entries[-1])) if entries else None,
     )
-
-
-def _host(place: str) -> str:
-    return place.partition("/")[0]
 
 
 def _window(

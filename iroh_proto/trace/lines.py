@@ -62,6 +62,23 @@ def read_lines(lines: Iterable[str]) -> tuple[Json, list[tuple[int, Json]]]:
     return head, entries
 
 
+def check_lifelines(head: Json, entries: Iterable[tuple[int, Json]]) -> None:
+    """See that the place of every entry is, or is on, a lifeline.
+
+    :raises DecodeError: if not; it says of which line.
+    """
+    names = cast("list[str]", head["lifelines"])
+    for number, entry in entries:
+        name = host_of(entry)
+        if name not in names:
+            raise DecodeError(f"line {number}: there is no lifeline {quoted(name)}")
+
+
+def host_of(entry: Json) -> str:
+    """Return the lifeline that an entry is on."""
+    return str(entry["at"]).partition("/")[0]
+
+
 def split_cut_line(lines: Sequence[str]) -> tuple[Sequence[str], int | None]:
     """Return the lines without the last one if it is cut short, and the number of that one.
 

@@ -40,6 +40,7 @@ class NodeTape:
     def __init__(self, secret_key: SecretKey, write: Callable[[Json], None], *, now: float) -> None:
         self._epoch = float(math.floor(now))
         self._time = now
+        self._own = str(secret_key.public)
         self._name = secret_key.public.fmt_short()
         self._reader = DiscoReader([secret_key])
         self._lines = LineWriter(write)
@@ -81,7 +82,8 @@ class NodeTape:
             return datagram.hex()
         if "message" in opened:
             # A node that nobody named is answered at once, before any command names it.
-            self._reader.note_peer(NodeId.from_str(str(opened["from"])))
+            end = "to" if opened["from"] == self._own else "from"
+            self._reader.note_peer(NodeId.from_str(str(opened[end])))
         return opened
 
     def _note_peers(self, values: object) -> None:

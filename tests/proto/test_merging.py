@@ -101,7 +101,7 @@ def test_messages_connect_time_lines() -> None:
     assert connected([OF_ALICE, OF_BOB]) == [[0, 1]]
     assert connected([OF_ALICE, strange, OF_BOB]) == [[0, 2], [1]]
     assert connected([OF_ALICE, strange, OF_BOB, other]) == [[0, 2], [1, 3]]
-    both = [*strange, *OF_BOB[1:]]
+    both = merge([strange, OF_BOB])
     assert connected([OF_ALICE, other, both]) == [[0, 1, 2]]
 
 

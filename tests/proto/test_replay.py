@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from iroh_anyio.quic.events import ConnectionEstablished
 from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.relay import DerpServer
+from iroh_proto.disco.message import Ping
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.magicsock import Magicsock
@@ -31,6 +32,7 @@ from iroh_proto.testing.network import Host, Network, Program
 from iroh_proto.testing.replay import replay
 from iroh_proto.testing.sequence import draw_sequence
 from iroh_proto.testing.timeline import Timeline
+from iroh_proto.trace.disco import DiscoReader
 from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe
 from iroh_proto.trace.values import Json
@@ -468,6 +470,26 @@ def test_an_answer_to_a_node_that_nobody_named_is_written_opened() -> None:
     assert [label.split()[0] for label in labels] == ["ping", "pong", "ping"]
     assert "sealed" not in "".join(peers.lines)
     assert replay(peers.lines).difference is None
+
+
+def test_a_peer_that_is_talked_to_is_not_forgotten_for_strangers() -> None:
+    peers = Peers()
+    tape, peer = NodeTape(peers.secrets[0], lambda _: None, now=0.0), peers.secrets[1].public
+    reader = tape._reader
+    reader.note_peer(peer)
+    datagram = DiscoReader([peers.secrets[0]]).seal(
+        {
+            "from": str(peers.secrets[0].public),
+            "to": str(peer),
+            "message": Ping(bytes(12), peers.secrets[0].public).encode().hex(),
+            "nonce": bytes(24).hex(),
+        }
+    )
+    strangers = [SecretKey.generate(random.Random(number)).public for number in range(8)]
+    for stranger in strangers:
+        reader.note_peer(stranger)
+        assert "message" in cast("Json", tape._encode(datagram))
+    assert next(reversed(reader._peers)) == peer
 
 
 def test_what_nobody_can_open_counts_as_it_did() -> None:

@@ -24,7 +24,14 @@ from iroh_proto.stun.probe import StunProbe
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.strategies import node_ids, udp_addresses
 from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
-from iroh_proto.trace.lines import FORMAT, LineWriter, in_words, read_lines, split_cut_line
+from iroh_proto.trace.lines import (
+    FORMAT,
+    LineWriter,
+    check_lifelines,
+    in_words,
+    read_lines,
+    split_cut_line,
+)
 from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe, RecordedRandom, Tape
 from iroh_proto.trace.values import (
@@ -356,6 +363,13 @@ def test_a_line_has_a_time_a_place_and_a_kind(wrong: Json, complaint: str) -> No
     with pytest.raises(DecodeError) as caught:
         read_lines([HEAD, json.dumps({**ENTRY, **wrong})])
     assert str(caught.value) == complaint
+
+
+def test_what_is_on_no_lifeline_is_said_of_its_line() -> None:
+    lines = [HEAD, json.dumps({**ENTRY, "at": "a/x"}), json.dumps({**ENTRY, "at": "b/x"})]
+    with pytest.raises(DecodeError, match='line 3: there is no lifeline "b"'):
+        check_lifelines(*read_lines(lines))
+    check_lifelines(*read_lines(lines[:2]))
 
 
 def test_a_last_line_that_is_cut_short_is_told_from_a_wrong_one() -> None:
