@@ -14,7 +14,8 @@ from iroh_proto.testing.merging import connected, merge
 from iroh_proto.testing.nat import PORT_RESTRICTED
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.replay import replay
-from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.testing.scene import read_scene
+from iroh_proto.testing.sequence import draw_scene
 from iroh_proto.trace.lines import FORMAT, read_lines
 from iroh_proto.trace.values import decode_value, encode_value
 
@@ -43,8 +44,8 @@ def lines_of(data: bytes) -> list[str]:
 def check_drawing(data: bytes) -> None:
     """Any lines are refused with DecodeError, or drawn as XML that parses."""
     for payload in (False, True):
-        picture = decoded(draw_sequence, lines_of(data), payload=payload)
-        assert picture is None or ElementTree.fromstring(picture).tag.endswith("svg")
+        scene = decoded(read_scene, lines_of(data), payload=payload)
+        assert scene is None or ElementTree.fromstring(draw_scene(scene)).tag.endswith("svg")
 
 
 def check_merging(data: bytes) -> None:
