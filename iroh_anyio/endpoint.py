@@ -363,6 +363,8 @@ class MagicEndpoint(Service):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._driver.run)
                 tasks.start_soon(self._watch)
+                if self._log_files.trace is not None:
+                    tasks.start_soon(self._log_files.trace.keep_flushed)
                 self._is_running = True
                 logger.info("node %s on UDP %s", self.node_id, _listed(self.bound_addresses))
                 task_status.started()

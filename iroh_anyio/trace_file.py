@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Final
 
+import anyio
+
 from iroh_anyio.quic.events import ConnectionClosed, ConnectionEstablished, EndpointEvent
 from iroh_proto.derp.pool_events import (
     DerpPeerGone,
@@ -33,6 +35,13 @@ whom, and from where: its owner may give it to others."""
 
 TRACE_LIMIT: Final = 256 * 1024 * 1024
 """Bytes after which no more is written: a week of an idle peer, or some 20 GB transferred."""
+
+FLUSH_INTERVAL: Final = 1.0
+"""Seconds at most that a line waits in this process: what is lost if it is killed."""
+
+LINES_FLUSHED_AT_ONCE: Final = 16
+"""Lines at the beginning, which are written as they come: whoever looks sees that it works, and one
+that dies early has told what it began with."""
 
 TOLD_EVENTS: Final = frozenset(
     {
@@ -60,8 +69,10 @@ class TraceFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._file = open_private(path, os.O_TRUNC)
+        self._file = open_private(self._path, os.O_TRUNC)
         self._size = 0
+        self._count = 0
+        self._is_flushed = True
         self._has_ended = False
         self._tape: NodeTape | None = None
 
@@ -87,6 +98,14 @@ class TraceFile:
 
         return observe
 
+    async def keep_flushed(self) -> None:
+        """Flush every :data:`FLUSH_INTERVAL` seconds until cancelled, or nothing can be written."""
+        while not self._has_ended:
+            await anyio.sleep(FLUSH_INTERVAL)
+            if self._tape is not None:
+                self._tape.finish_line()
+            self._flush()
+
     def close(self) -> None:
         """Write what is left, and close the file. Idempotent."""
         if self._tape is not None:
@@ -105,8 +124,21 @@ class TraceFile:
             self._give_up(f"it has {self._size} bytes, which is enough")
             return
         self._size += len(text)
+        self._count += 1
+        self._is_flushed = False
         try:
             self._file.write(text)
+        except OSError as error:
+            self._give_up(error.strerror)
+        if self._count <= LINES_FLUSHED_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._is_flushed or self._has_ended:
+            return
+        self._is_flushed = True
+        try:
+            self._file.flush()
         except OSError as error:
             self._give_up(error.strerror)
 

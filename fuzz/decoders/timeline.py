@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from xml.etree import ElementTree
 
 from fuzz.seeds import SEED_LIMIT
 from fuzz.target import Target, decoded, text_of
-from iroh_proto.testing.merging import merge
+from iroh_proto.testing.merging import connected, merge
 from iroh_proto.testing.nat import PORT_RESTRICTED
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.replay import replay
-from iroh_proto.testing.sequence import draw_sequence
-from iroh_proto.trace.lines import read_lines
+from iroh_proto.testing.scene import read_scene
+from iroh_proto.testing.sequence import draw_scene
+from iroh_proto.trace.lines import FORMAT, read_lines
 from iroh_proto.trace.values import decode_value, encode_value
+
+OTHER = (
+    json.dumps({"format": FORMAT, "lifelines": ["other"], "epoch": 1.0}),
+    json.dumps({"time": 1.5, "at": "other/paths", "kind": "LotsDrawn"}),
+    json.dumps(
+        {
+            "time": 2.5,
+            "at": "other/paths",
+            "kind": "DatagramsSent",
+            "destination": "192.0.2.1:1",
+            "datagrams": [{"nonce": "00"}],
+            "labels": ["unknown disco"],
+        }
+    ),
+)
+"""A recording that others are put together with."""
 
 
 def lines_of(data: bytes) -> list[str]:
@@ -26,8 +44,8 @@ def lines_of(data: bytes) -> list[str]:
 def check_drawing(data: bytes) -> None:
     """Any lines are refused with DecodeError, or drawn as XML that parses."""
     for payload in (False, True):
-        picture = decoded(draw_sequence, lines_of(data), payload=payload)
-        assert picture is None or ElementTree.fromstring(picture).tag.endswith("svg")
+        scene = decoded(read_scene, lines_of(data), payload=payload)
+        assert scene is None or ElementTree.fromstring(draw_scene(scene)).tag.endswith("svg")
 
 
 def check_merging(data: bytes) -> None:
@@ -37,8 +55,10 @@ def check_merging(data: bytes) -> None:
     if read is None:
         assert decoded(merge, [lines]) is None
         return
-    merged = decoded(merge, [lines, lines])
-    assert merged is None or len(read_lines(merged)[1]) == 2 * len(read[1])
+    assert decoded(merge, [lines, lines]) is None
+    merged = decoded(merge, [lines, OTHER])
+    assert merged is None or len(read_lines(merged)[1]) == len(read[1]) + len(OTHER) - 1
+    assert merged is None or connected([lines, OTHER]) in ([[0], [1]], [[0, 1]])
 
 
 def check_replay(data: bytes) -> None:
@@ -89,6 +109,11 @@ def drawing_seeds() -> list[bytes]:
     return list(pieces(recording()))[:30]
 
 
+def merging_seeds() -> list[bytes]:
+    """Return these pieces as if real nodes had recorded them, who number no packets."""
+    return [re.sub(rb'"packet": \d+, ', b"", piece) for piece in drawing_seeds()]
+
+
 def replay_seeds() -> Iterator[bytes]:
     """Yield beginnings of the recording, each with a whole life of each program so far."""
     for count in (1, 4, 8, 12, 16, 24, 32):
@@ -107,7 +132,7 @@ def value_seeds() -> list[bytes]:
 
 TARGETS = {
     "timeline-drawing": Target(check_drawing, drawing_seeds),
-    "timeline-merging": Target(check_merging, drawing_seeds),
+    "timeline-merging": Target(check_merging, merging_seeds),
     "timeline-replay": Target(check_replay, replay_seeds),
     "timeline-values": Target(check_values, value_seeds),
 }

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 
 from iroh_anyio import AcceptFilter, HttpProxy, MagicEndpoint
+from iroh_anyio.trace_file import TRACE_LIMIT
 from iroh_proto import DecodeError, DerpMap, DerpUrl, LocalProtocolError, SecretKey, UdpAddress
 
 P = ParamSpec("P")
@@ -52,19 +53,27 @@ class EndpointSettings:
     ) -> MagicEndpoint:
         """Bind the endpoint; the caller enters it.
 
-        :raises click.ClickException: if the file with the key cannot be used.
+        :raises click.ClickException: if the file with the key, or the trace, cannot be used.
         """
         key_file = self.secret_key_file
-        return await MagicEndpoint.bind(
-            secret_key=None if key_file is None else load_or_create_key(key_file),
-            alpns=alpns,
-            derp_map=self.derp_map if len(self.derp_map) else None,
-            bind_addrs=self.bind,
-            accept_filter=accept_filter,
-            ca_file=self.ca_file,
-            http_proxy=self.proxy,
-            trace_file=self.trace_file,
-        )
+        secret_key = None if key_file is None else load_or_create_key(key_file)
+        try:
+            return await MagicEndpoint.bind(
+                secret_key=secret_key,
+                alpns=alpns,
+                derp_map=self.derp_map if len(self.derp_map) else None,
+                bind_addrs=self.bind,
+                accept_filter=accept_filter,
+                ca_file=self.ca_file,
+                http_proxy=self.proxy,
+                trace_file=self.trace_file,
+            )
+        except OSError as error:
+            if self.trace_file is None or error.filename != os.fspath(self.trace_file):
+                raise
+            raise click.ClickException(
+                f"--trace: cannot write {error.filename}: {error.strerror}"
+            ) from None
 
 
 def _parse_urls(
@@ -219,7 +228,8 @@ _ENDPOINT_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...
         type=_FILE,
         metavar="FILE",
         help="Write to FILE why paths are what they are, for `lab draw` and `lab replay`. It "
-        "tells node ids and IP addresses, but no secret key and no data.",
+        "tells node ids and IP addresses, but no secret key and no data. It ends at "
+        f"{TRACE_LIMIT // 2**20} MiB.",
     ),
     verbose_option,
 )

@@ -125,9 +125,10 @@ class Outcome:
 @click.option(
     "--trace",
     "trace_folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write sender.jsonl and receiver.jsonl to FOLDER, for `lab draw` and `lab replay`.",
+    help="Write sender.jsonl and receiver.jsonl to FOLDER, for `lab draw` and `lab replay`. It is "
+    "made if it is not there.",
 )
 @verbose_option
 def demo(path: Path | None, as_json: bool, trace_folder: Path | None) -> None:
@@ -136,6 +137,8 @@ def demo(path: Path | None, as_json: bool, trace_folder: Path | None) -> None:
     Starts a DERP server and two endpoints in processes of their own. They begin on the server,
     find a direct path, and end with a table. Nothing leaves this machine.
     """
+    if trace_folder is not None:
+        make_folder(trace_folder)
     with sample_file() if path is None else given_file(path) as file:
         summary = run(lambda: demonstrate(file, trace_folder, quiet=as_json))
     if as_json:
@@ -144,6 +147,17 @@ def demo(path: Path | None, as_json: bool, trace_folder: Path | None) -> None:
         Console().print(result_table(summary))
     if not summary["ok"]:
         raise click.ClickException(summary["error"])
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for traces unless it is there.
+
+    :raises click.ClickException: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"--trace: cannot make {folder}: {error.strerror}") from None
 
 
 @contextmanager

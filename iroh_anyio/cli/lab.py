@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TextIO
@@ -17,12 +15,9 @@ from rich.table import Table
 
 from iroh_anyio.cli.common import say
 from iroh_anyio.cli.lab_scale import scale
-from iroh_proto import DecodeError
-from iroh_proto.testing.merging import merge
+from iroh_anyio.cli.lab_timeline import draw, replay_command
 from iroh_proto.testing.nat_matrix import KINDS, Cell, NatPair, run_cell
 from iroh_proto.testing.nat_picture import describe, draw_matrix
-from iroh_proto.testing.replay import Replay, replay
-from iroh_proto.testing.sequence import draw_sequence
 
 DEFAULT_SEEDS = 20  # runs a cell: a minute on one core
 
@@ -33,6 +28,8 @@ def lab() -> None:
 
 
 lab.add_command(scale)
+lab.add_command(draw)
+lab.add_command(replay_command)
 
 
 @lab.command()
@@ -99,64 +96,6 @@ def nat_pair(left: str, right: str, seed: int) -> None:
     for line in pair.timeline.lines():
         click.echo(line)
     say("relayed" if seconds is None else f"direct after {seconds:.2f} s")
-
-
-@lab.command()
-@click.argument("files", type=click.File(encoding="utf-8"), nargs=-1, required=True)
-@click.option("--from", "begin", type=float, metavar="SECONDS", help="Where to begin.")
-@click.option("--to", "end", type=float, metavar="SECONDS", help="Where to end.")
-@click.option("--payload", is_flag=True, help="Show payload datagrams, too.")
-def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payload: bool) -> None:
-    """Print a sequence diagram of the time line in FILES as SVG; - is stdin.
-
-    Several are of real nodes that met, one each: then both ends of a message are seen.
-
-    Without --from it begins with the first message between nodes; without --to it ends after the
-    last change of a path.
-    """
-    try:
-        lines = files[0] if len(files) == 1 else merge(files)
-        click.echo(draw_sequence(lines, begin=begin, end=end, payload=payload), nl=False)
-    except (DecodeError, UnicodeDecodeError) as error:
-        names = " and ".join(file.name for file in files)
-        raise click.ClickException(f"cannot draw {names}: {error}") from None
-
-
-@lab.command("replay")
-@click.argument("file", type=click.File(encoding="utf-8"))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def replay_command(file: TextIO, as_json: bool) -> None:
-    """Repeat the programs of the time line in FILE and compare what they do; - is stdin.
-
-    Each machine is made anew and given the recorded inputs: commands, datagrams, TCP data, timers
-    and answers, at their times, and the lots that were drawn. Its events, results, datagrams, TCP
-    data and payload have to be the recorded ones, bytes included. Not repeated are QUIC, and of a
-    real endpoint, whose secret key is not in FILE, the connections to DERP servers.
-
-    Exits with 1 at the first difference, and says where it is.
-    """
-    try:
-        result = replay(file)
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"cannot replay {file.name}: {error}") from None
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
-    else:
-        _show_replay(result)
-    if result.difference is not None:
-        sys.exit(1)
-
-
-def _show_replay(result: Replay) -> None:
-    for program, inputs in result.inputs.items():
-        click.echo(f"{program}: {inputs} inputs given, {result.outputs[program]} outputs the same")
-    difference = result.difference
-    if not result.inputs:
-        say("nothing was repeated: no program in it says how it was made")
-    elif difference is not None:
-        say(f"line {difference.line}, {difference.time:.6f} s, {difference.program} differs")
-        say(f"  recorded: {difference.recorded}")
-        say(f"  repeated: {difference.repeated}")
 
 
 def _run_all(seeds: int, jobs: int) -> list[Cell]:

@@ -46,7 +46,7 @@ from iroh_proto.paths.finder import PathFinder
 from iroh_proto.paths.own_addresses import OwnAddresses
 from iroh_proto.stun.server import StunServer
 from iroh_proto.trace.disco import DiscoReader
-from iroh_proto.trace.lines import MALFORMED, read_lines
+from iroh_proto.trace.lines import MALFORMED, in_words, read_lines
 from iroh_proto.trace.tape import payloads_of
 from iroh_proto.trace.values import RESERVED, Json, decode_value, fields_of, plain
 
@@ -56,6 +56,7 @@ MACHINES: Final[Mapping[str, Callable[..., object]]] = MappingProxyType(
 """The machines that can be made from a time line. No other name in it is looked up anywhere."""
 
 _INPUTS = frozenset({"CommandGiven", "TimerHandled", "DatagramsReceived", "TcpDataReceived"})
+_MISSING = object()
 _CONCEALED = re.compile(r'\{"\$secret_of": "([0-9a-f]{64})"\}')
 
 
@@ -67,7 +68,8 @@ class Difference:
         at the end.
     :ivar time: seconds, as in the line.
     :ivar program: which one.
-    :ivar recorded: what the line says.
+    :ivar recorded: what the line says: its kind, and of its fields those that differ if the
+        program did something of that kind.
     :ivar repeated: what the program did.
     """
 
@@ -85,30 +87,40 @@ class Replay:
     :ivar difference: the first difference, ``None`` if there is none.
     :ivar inputs: by program, how many inputs were given again.
     :ivar outputs: by program, how many outputs were found to be the same.
+    :ivar unknown: by program that was left out, the name of its machine, of which none is known.
     """
 
     difference: Difference | None = None
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 class _Deviation(Exception):
-    """A program does something else than recorded."""
+    """A program does something else than recorded: both as words, or as entries with a kind."""
 
-    def __init__(self, recorded: object, repeated: object) -> None:
+    def __init__(self, recorded: Json | str, repeated: Json | str) -> None:
         super().__init__(recorded, repeated)
         self.recorded = recorded
         self.repeated = repeated
 
 
+class _NothingDrawn(_Deviation):
+    """A program draws lots after the last that were recorded."""
+
+
 def replay(
-    lines: Iterable[str], *, machines: Mapping[str, Callable[..., object]] = MACHINES
+    lines: Iterable[str],
+    *,
+    is_cut: bool = False,
+    machines: Mapping[str, Callable[..., object]] = MACHINES,
 ) -> Replay:
     """Repeat the programs of a time line, up to the first difference.
 
     Programs that the time line has no recipe of, or of a machine that is not among ``machines``,
     are left out.
 
+    :param is_cut: whether the end is missing, so that what programs did last may not be there.
     :raises DecodeError: if it is no time line.
     """
     secrets, epoch, entries = _read(lines)
@@ -120,8 +132,10 @@ def replay(
         for number, entry in entries:  # noqa: B007 - it says where it stopped
             at, kind = str(entry["at"]), entry["kind"]
             if kind == "MachineMade":
-                make = machines.get(str(entry["machine"]))
+                name = str(entry["machine"])
+                make = machines.get(name)
                 if make is None:
+                    result.unknown.setdefault(at, name)
                     programs.pop(at, None)
                     continue
                 config = _config(entry, secrets)
@@ -131,19 +145,22 @@ def replay(
             elif at in programs:
                 _repeat(programs[at], entry)
                 (result.inputs if kind in _INPUTS else result.outputs)[at] += 1
-        for at, program in programs.items():
+        for at, program in () if is_cut else programs.items():
             number, entry = number + 1, {"at": at, "time": entry["time"]}
             program.expect_nothing("the end")
     except _Deviation as deviation:
+        if is_cut and isinstance(deviation, _NothingDrawn):
+            return result
+        recorded, repeated = _unlike(deviation.recorded, deviation.repeated)
         result.difference = Difference(
             line=number,
             time=_time(entry),
             program=str(entry["at"]),
-            recorded=_shown(deviation.recorded),
-            repeated=_shown(deviation.repeated),
+            recorded=_shown(recorded),
+            repeated=_shown(repeated),
         )
     except MALFORMED as error:
-        raise DecodeError(f"line {number} cannot be repeated: {error!r}") from error
+        raise DecodeError(f"line {number} cannot be repeated: {in_words(error)}") from error
     return result
 
 
@@ -196,7 +213,7 @@ class _Program:
                 cast(TcpUser, self._machine).receive_tcp_data(tcp_id, data, now=self._now(entry))
             case "TcpDataSent":
                 written = cast(TcpUser, self._machine).tcp_data_to_send(cast(int, entry["tcp_id"]))
-                _compare(entry["data"], bytes(written).hex())
+                _compare_field(entry, "data", bytes(written).hex())
             case "DatagramsSent":
                 self._compare_datagrams(entry)
             case "PayloadsTaken":
@@ -205,23 +222,29 @@ class _Program:
             case "LotsDrawn":
                 return
             case _:
-                recorded = {name: entry[name] for name in entry if name not in RESERVED}
-                event = self._events.popleft() if self._events else "nothing"
-                _compare({"kind": entry["kind"], **recorded}, event)
+                fields = {name: entry[name] for name in entry if name not in RESERVED}
+                recorded = {"kind": entry["kind"], **fields}
+                if not self._events:
+                    raise _Deviation(recorded, "nothing")
+                _compare(recorded, self._events.popleft())
         self._drain()
 
-    def expect_nothing(self, recorded: object) -> None:
+    def expect_nothing(self, recorded: str) -> None:
         """Fail if there is something that was not recorded.
 
         :raises _Deviation: if so.
         """
-        for surplus in (*self._events, *self._datagrams, *self._payloads):
-            raise _Deviation(recorded, surplus)
+        for event in self._events:
+            raise _Deviation(recorded, event)
+        for addr, data in self._datagrams:
+            raise _Deviation(recorded, _sent(addr, data.hex()))
+        for payload in self._payloads:
+            raise _Deviation(recorded, _taken(payload))
 
     def _begin(self, entry: Json) -> None:
         """See that what came of the inputs before was all there, before time goes on."""
         if _time(entry) > self._time:
-            self.expect_nothing(entry)
+            self.expect_nothing(f"nothing more before {entry['kind']}")
             self._time = _time(entry)
 
     def _now(self, entry: Json) -> float:
@@ -244,14 +267,13 @@ class _Program:
             result = method(*args, **options)
         except LocalProtocolError as error:
             raised = str(error)
-        _compare(entry.get("raised"), raised)
-        _compare(entry.get("result"), plain(result))
+        _compare_field(entry, "raised", raised)
+        _compare_field(entry, "result", plain(result))
 
     def _handle_timer(self, entry: Json) -> None:
         machine = cast("Machine[object]", self._machine)
         deadline = machine.get_timer()
-        recorded = cast(float, entry["deadline"])
-        _compare(recorded, None if deadline is None else deadline - self._epoch)
+        _compare_field(entry, "deadline", None if deadline is None else deadline - self._epoch)
         machine.handle_timer(now=self._now(entry))
 
     def _drain(self) -> None:
@@ -270,13 +292,17 @@ class _Program:
     def _compare_datagrams(self, entry: Json) -> None:
         destination = _address(entry["destination"])
         for recorded in _list(entry, "datagrams"):
-            addr, data = self._datagrams.popleft() if self._datagrams else ("nowhere", b"")
-            _compare(str(destination), str(addr))
-            _compare(recorded, self._opened(data, recorded))
+            wanted = _sent(destination, recorded)
+            if not self._datagrams:
+                raise _Deviation(wanted, "nothing")
+            addr, data = self._datagrams.popleft()
+            _compare(wanted, _sent(addr, self._opened(data, recorded)))
 
     def _compare_payload(self, recorded: Json) -> None:
         for single in _single(recorded):
-            _compare(single, self._payloads.popleft() if self._payloads else "nothing")
+            if not self._payloads:
+                raise _Deviation(_taken(single), "nothing")
+            _compare(_taken(single), _taken(self._payloads.popleft()))
 
     def _opened(self, data: bytes, recorded: object) -> object:
         """Return what is to be compared of a datagram with what was recorded."""
@@ -305,16 +331,23 @@ class _DrawnBefore(random.Random):
         self._draws = draws
 
     def random(self) -> float:
-        drawn = self._draws.popleft() if self._draws else None
+        does = "draws a number from 0 to 1"
+        drawn = self._next(does)
         if not isinstance(drawn, float):
-            raise _Deviation(f"drew {drawn}", "draws a number from 0 to 1")
+            raise _Deviation(f"drew {drawn}", does)
         return drawn
 
     def getrandbits(self, k: int, /) -> int:
-        drawn = self._draws.popleft() if self._draws else None
+        does = f"draws {k} bits"
+        drawn = self._next(does)
         if not isinstance(drawn, list) or drawn[0] != k:
-            raise _Deviation(f"drew {drawn}", f"draws {k} bits")
+            raise _Deviation(f"drew {drawn}", does)
         return int(drawn[1], 16)
+
+    def _next(self, does: str) -> object:
+        if not self._draws:
+            raise _NothingDrawn("drew nothing more", does)
+        return self._draws.popleft()
 
 
 def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple[int, Json]]]:
@@ -328,7 +361,7 @@ def _read(lines: Iterable[str]) -> tuple[dict[str, SecretKey], float, list[tuple
     head, entries = read_lines(text.split("\n"))
     epoch = head.get("epoch", 0.0)
     if not isinstance(epoch, int | float) or not math.isfinite(epoch):
-        raise DecodeError(f"no epoch: {epoch!r}")
+        raise DecodeError("no time line: its epoch is no number of seconds")
     return secrets, epoch, entries
 
 
@@ -372,10 +405,41 @@ def _single(payload: Json) -> Iterator[Json]:
         yield {**payload, "datagrams": data}
 
 
-def _compare(recorded: object, repeated: object) -> None:
+def _sent(addr: object, datagram: object) -> Json:
+    """Return the entry of one datagram."""
+    return {"kind": "DatagramsSent", "destination": str(addr), "datagrams": [datagram]}
+
+
+def _taken(payload: Json) -> Json:
+    """Return the entry of one payload."""
+    return {"kind": "PayloadsTaken", **payload}
+
+
+def _compare(recorded: Json, repeated: Json) -> None:
     if recorded != repeated:
         raise _Deviation(recorded, repeated)
 
 
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=plain)
+def _compare_field(entry: Json, name: str, repeated: object) -> None:
+    """Compare what may be missing in a line: ``None`` then."""
+    _compare({**entry, name: entry.get(name)}, {**entry, name: repeated})
+
+
+def _unlike(recorded: Json | str, repeated: Json | str) -> tuple[Json | str, Json | str]:
+    """Return of two entries of one kind what differs, and anything else as it is."""
+    both = (recorded, repeated)
+    if isinstance(recorded, str) or isinstance(repeated, str):
+        return both
+    if recorded.get("kind") != repeated.get("kind"):
+        return both
+    alike = {name for name in recorded if recorded[name] == repeated.get(name, _MISSING)}
+    alike -= {"kind", "command"}
+    one, other = ({n: entry[n] for n in entry if n not in alike} for entry in (recorded, repeated))
+    return one, other
+
+
+def _shown(value: Json | str) -> str:
+    if isinstance(value, str):
+        return value
+    fields = {name: value[name] for name in value if name not in RESERVED}
+    return f"{value.get('kind')} {json.dumps(fields, default=plain)}"

@@ -3,7 +3,8 @@
 Hosts and NATs stand side by side, time goes down, though not evenly: silence is cut short. Arrows
 are datagrams, solid by UDP and dashed by way of a DERP server; a NAT says beside them as whom it
 sent them on, a red cross is where one was not let in, and a dotted stub went to where nobody is.
-Boxes say where payload goes from then on.
+Boxes say where payload goes from then on: it "tries" an address that nobody answered from yet, and
+"direct" is one that a pong proved.
 
 A real node does not see NATs: where a message arrives stands whence it came. An arrow that is
 dotted all along may not have arrived; a red ping is one that was never answered.
@@ -13,21 +14,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from itertools import pairwise
-from typing import Final, cast
+from typing import Final
 
-from iroh_proto.errors import DecodeError
-from iroh_proto.testing.flights import (
-    Flight,
-    Point,
-    boxes_of,
-    flights_of,
-    is_about_paths,
-    time_of,
+from iroh_proto.testing.flights import Flight, Point
+from iroh_proto.testing.legend import draw_legend, legend_height
+from iroh_proto.testing.scene import Scene, read_scene
+from iroh_proto.testing.svg import (
+    BLUE,
+    DASHED,
+    DOTTED,
+    FAINT,
+    INK,
+    RED,
+    TEAL,
+    arrow,
+    badge,
+    cross,
+    document,
+    label,
+    line,
+    text,
+    title,
 )
-from iroh_proto.trace.lines import MALFORMED, read_lines
-from iroh_proto.trace.values import Json
 
 LIFELINE_DISTANCE: Final = 215
 """Pixels between two lifelines, at least; as much as texts need beside an arrow."""
@@ -35,22 +44,17 @@ LIFELINE_DISTANCE: Final = 215
 ARROWS_WIDTH: Final = 430
 """Pixels between the first lifeline and the last, at least: for two texts side by side."""
 
-LEFT, TOP, RIGHT, BOTTOM = 170, 70, 130, 30
+LEFT, TOP, RIGHT, BOTTOM = 170, 70, 130, 12
 """Pixels around the lifelines."""
 
 ROW_HEIGHT: Final = 17.0
-"""Pixels below something that has a text beside it."""
+"""Pixels above something that has a text there, or below it."""
+
+BELOW: Final = 12.0
+"""Pixels from the end of an arrow down to the foot of the text below it."""
 
 SILENCE_LIMIT: Final = 48.0
 """Pixels at most between two things, however long the time."""
-
-SEARCH_TIME: Final = 6.0
-"""Seconds shown where no path became direct: a search, and what became of its pings within 5 s."""
-
-AFTER_TIME: Final = 0.05
-"""Seconds shown after the last change of a path, unless the caller says until when."""
-
-_INK, _FAINT, _RED, _BLUE, _TEAL = "#1c2330", "#5b6474", "#c2282d", "#2f5fb3", "#1d6f66"
 
 
 def draw_sequence(
@@ -62,129 +66,103 @@ def draw_sequence(
 ) -> str:
     """Return a picture of the lines of a :class:`~iroh_proto.testing.timeline.Timeline`.
 
-    :param begin: seconds; from the first message between nodes on unless given.
-    :param end: seconds; until shortly after the last change of a path unless given, but for
-        :data:`SEARCH_TIME` at least if none became direct.
-    :param payload: whether to show payload datagrams, too.
+    The arguments are those of :func:`~iroh_proto.testing.scene.read_scene`.
+
     :raises DecodeError: if it is no time line.
     """
-    head, numbered = read_lines(lines)
-    names = cast("list[str]", head["lifelines"])
-    entries = [{**entry, "at": _host(str(entry["at"]))} for _, entry in numbered]
-    if unknown := {entry["at"] for entry in entries}.difference(names):
-        raise DecodeError(f"no lifeline for {unknown}")
-    try:
-        return _draw(names, entries, *_window(entries, begin, end), payload)
-    except MALFORMED as error:
-        raise DecodeError(f"not a time line: {error!r}") from None
+    return draw_scene(read_scene(lines, begin=begin, end=end, payload=payload))
 
 
-def _draw(
-    names: Sequence[str], entries: Sequence[Json], begin: float, end: float, payload: bool
-) -> str:
-    numbered = list(enumerate(entries))
-    flights = list(flights_of(numbered, payload=payload, begin=begin, end=end))
-    boxes = [box for box in boxes_of(numbered) if begin <= box.time <= end]
-    points = [*(point for flight in flights for point in flight.points), *boxes]
-    names = list(dict.fromkeys([*names, *(point.lifeline for point in points)]))
-    bottom = _lay_out(points)
+def draw_scene(scene: Scene) -> str:
+    """Return a picture, with a legend of the signs in it."""
+    names = scene.names
+    bottom = _lay_out(scene)
     distance = max(LIFELINE_DISTANCE, ARROWS_WIDTH / max(1, len(names) - 1))
     x = {name: LEFT + distance * index for index, name in enumerate(names)}
-    width = LEFT + distance * max(0, len(names) - 1) + RIGHT
-    parts = [*_lifelines(x, bottom), *_time_marks(flights, boxes, begin)]
-    for flight in flights:
-        parts.extend(_draw_flight(flight, x))
-    for box in boxes:
-        parts.extend(_draw_box(box, x[box.lifeline]))
-    return _document(width, bottom + BOTTOM, parts)
+    width = max(LEFT + distance * max(0, len(names) - 1), ARROWS_WIDTH) + RIGHT
+    parts = [*_lifelines(x, bottom), *_time_marks(scene)]
+    for flight in scene.flights:
+        parts.extend(_draw_way(flight, x))
+    for flight in scene.flights:  # above all arrows, so that none crosses them out
+        parts.extend(_draw_texts(flight, x))
+    parts.extend(_draw_box(box, x[box.lifeline]) for box in scene.boxes)
+    parts += draw_legend(scene, bottom + BOTTOM, width)
+    return document(width, bottom + legend_height(scene) + BOTTOM, parts)
 
 
-def _host(place: str) -> str:
-    return place.partition("/")[0]
-
-
-def _window(entries: Sequence[Json], begin: float | None, end: float | None) -> tuple[float, float]:
-    """Return from when to when to show, in seconds."""
-    if begin is None:
-        talk = filter(is_about_paths, entries)
-        begin = next((time_of(entry) for entry in talk), 0.0)
-    if end is None:
-        changes = [entry for entry in entries if entry["kind"] == "PathChanged"]
-        last = max(map(time_of, changes), default=time_of(entries[-1]) if entries else 0.0)
-        is_direct = any(_kind_of_path(entry) == "direct" for entry in changes)
-        end = last + AFTER_TIME if is_direct else max(last + AFTER_TIME, begin + SEARCH_TIME)
-    return begin, end
-
-
-def _kind_of_path(entry: Json) -> object:
-    path = entry.get("path")
-    return path.get("kind") if isinstance(path, dict) else None
-
-
-def _lay_out(points: list[Point]) -> float:
+def _lay_out(scene: Scene) -> float:
     """Give every point its height, in the order of the lines; return that of the end."""
+    arrivals = {id(flight.points[-1]) for flight in scene.flights if len(flight.points) > 1}
     y, time = float(TOP), None
-    for point in sorted(points, key=lambda point: point.order):
+    for point in sorted(scene.points, key=lambda point: point.order):
         if time is not None and point.time > time:
             gap = point.time - time
             y += min(SILENCE_LIMIT, 2.0 + 7.0 * math.log2(1.0 + gap / 0.002))
-        y += ROW_HEIGHT if point.text else 0.0
+        is_below = id(point) in arrivals
+        y += ROW_HEIGHT if point.text and not is_below else 0.0
         point.y, time = y, point.time
+        y += ROW_HEIGHT if point.text and is_below else 0.0
         y += 6.0 if point.mark == "box" else 0.0
     return y + ROW_HEIGHT
 
 
 def _lifelines(x: dict[str, float], bottom: float) -> Iterator[str]:
     for name, place in x.items():
-        yield _line(place, TOP - 24, place, bottom, _FAINT, width=1, dash="2 3")
-        yield (
-            f'<rect x="{place - 60:g}" y="14" width="120" height="28" rx="5"'
-            f' fill="#eef1f6" stroke="{_FAINT}"/>'
-        )
-        yield _text(place, 33, name, anchor="middle", size=13, weight=600)
+        yield line(place, TOP - 24, place, bottom, FAINT, width=1, dash="2 3")
+        yield title(place, name)
 
 
-def _time_marks(flights: Sequence[Flight], boxes: Sequence[Point], begin: float) -> Iterator[str]:
+def _time_marks(scene: Scene) -> Iterator[str]:
     """Say beside what nodes do how many milliseconds it is after the beginning."""
-    points = [*(flight.points[0] for flight in flights), *boxes]
+    points = [*(flight.points[0] for flight in scene.flights), *scene.boxes]
     last = -1.0
     for point in sorted(points, key=lambda point: point.y):
         if point.time > last:
             last = point.time
-            yield _text(8, point.y + 4, f"{1000 * (point.time - begin):.0f} ms", fill=_FAINT)
+            yield text(8, point.y + 4, f"{1000 * (point.time - scene.begin):.0f} ms", fill=FAINT)
 
 
-def _draw_flight(flight: Flight, x: dict[str, float]) -> Iterator[str]:
-    points = flight.points
-    colour = _BLUE if flight.is_carried else _INK
-    dash = "6 4" if flight.is_carried else ""
+def _colour(flight: Flight) -> str:
+    if flight.is_pong:
+        return TEAL
+    return BLUE if flight.is_carried else INK
+
+
+def _draw_way(flight: Flight, x: dict[str, float]) -> Iterator[str]:
+    """Yield the arrows, and what stopped them."""
+    colour = _colour(flight)
+    dash = DASHED if flight.is_carried else ""
     if not flight.is_certain:
-        dash = "1 3"
-    if points[0].text.startswith("pong"):
-        colour = _TEAL
-    for start, stop in pairwise(points):
-        yield _line(
-            x[start.lifeline], start.y, x[stop.lifeline], stop.y, colour, dash=dash, tip=True
-        )
-    forward = _direction(points, x)
-    for index, point in enumerate(points):
-        place, side = x[point.lifeline], forward if index < len(points) - 1 else -forward
+        dash = DOTTED
+    for start, stop in pairwise(flight.points):
+        yield arrow(x[start.lifeline], start.y, x[stop.lifeline], stop.y, colour, dash=dash)
+    for point in flight.points:
+        place = x[point.lifeline]
         if point.mark == "stub":
-            side = forward
-            yield _line(place, point.y, place + 40 * forward, point.y, colour, dash="1 3", tip=True)
-        if point.mark == "unanswered":
-            side = forward
-        if point.mark == "cross":
-            for sign in (1, -1):
-                yield _line(
-                    place - 5, point.y - 5 * sign, place + 5, point.y + 5 * sign, _RED, width=2
-                )
-        if point.text:
-            fill = colour if index == 0 else _FAINT
-            if point.mark in ("cross", "unanswered"):
-                fill = _RED
-            anchor = "start" if side > 0 else "end"
-            yield _text(place + 8 * side, point.y - 4, point.text, anchor=anchor, fill=fill)
+            far = place + 40 * _direction(flight.points, x)
+            yield arrow(place, point.y, far, point.y, colour, dash=DOTTED)
+        elif point.mark == "cross":
+            yield from cross(place, point.y)
+
+
+def _draw_texts(flight: Flight, x: dict[str, float]) -> Iterator[str]:
+    """Yield what stands at each point: above the arrow that leaves there, or below its end."""
+    forward = _direction(flight.points, x)
+    for index, point in enumerate(flight.points):
+        if not point.text:
+            continue
+        is_end = 0 < index == len(flight.points) - 1
+        side = -forward if is_end and point.mark != "stub" else forward
+        fill = _colour(flight) if index == 0 else FAINT
+        if point.mark in ("cross", "unanswered"):
+            fill = RED
+        yield label(
+            x[point.lifeline] + 8 * side,
+            point.y + (BELOW if is_end else -5),
+            point.text,
+            anchor="start" if side > 0 else "end",
+            fill=fill,
+        )
 
 
 def _direction(points: Sequence[Point], x: dict[str, float]) -> int:
@@ -194,67 +172,7 @@ def _direction(points: Sequence[Point], x: dict[str, float]) -> int:
     return 1 if x[points[0].lifeline] <= max(x.values()) / 2 else -1
 
 
-def _draw_box(box: Point, place: float) -> Iterator[str]:
+def _draw_box(box: Point, place: float) -> str:
     if box.mark == "note":
-        yield _text(place, box.y + 1, box.text, anchor="middle", fill=_FAINT)
-        return
-    kind = box.text.partition(" ")[0]
-    fill = {"direct": "#a9dfc0", "mixed": "#f6e3b5"}.get(kind, "#dbe5f8")
-    width = 14 + 6.2 * len(box.text)
-    yield (
-        f'<rect x="{place - width / 2:g}" y="{box.y - 12:g}" width="{width:g}" height="17"'
-        f' rx="8" fill="{fill}" stroke="{_FAINT}" stroke-width="0.6"/>'
-    )
-    yield _text(place, box.y + 1, box.text, anchor="middle", weight=600)
-
-
-def _line(
-    x1: float,
-    y1: float,
-    x2: float,
-    y2: float,
-    colour: str,
-    *,
-    width: float = 1.3,
-    dash: str = "",
-    tip: bool = False,
-) -> str:
-    place = f'x1="{x1:g}" y1="{y1:.1f}" x2="{x2:g}" y2="{y2:.1f}"'
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    line = f'<line {place} stroke="{colour}" stroke-width="{width:g}"{dashes}/>'
-    return line + (_tip(x1, y1, x2, y2, colour) if tip else "")
-
-
-def _tip(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
-    """Return the head of an arrow; markers are not drawn by every program."""
-    angle = math.atan2(y2 - y1, x2 - x1)
-    turns = (angle + 2.75, angle - 2.75)
-    corners = [(x2 + 8 * math.cos(turn), y2 + 8 * math.sin(turn)) for turn in turns]
-    shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in [(x2, y2), *corners])
-    return f'<polygon points="{shape}" fill="{colour}"/>'
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 10,
-    weight: int = 400,
-    fill: str = _INK,
-) -> str:
-    place = f'x="{x:g}" y="{y:.1f}" text-anchor="{anchor}"'
-    look = f'font-size="{size}" font-weight="{weight}" fill="{fill}"'
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return f"<text {place} {look}>{escape(printable)}</text>"
-
-
-def _document(width: float, height: float, parts: Sequence[str]) -> str:
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:g} {height:.0f}"'
-        ' font-family="system-ui, Helvetica, Arial, sans-serif">'
-    )
-    ground = f'<rect width="{width:g}" height="{height:.0f}" fill="#ffffff"/>'
-    return "\n".join([head, ground, *parts, "</svg>", ""])
+        return label(place, box.y + 1, box.text, anchor="middle", fill=FAINT)
+    return badge(place, box.y, box.text)

@@ -29,7 +29,7 @@ from iroh_proto.disco.message import (
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import NodeId, SecretKey
 from iroh_proto.stun.message import decode_binding_request, decode_binding_response, is_stun
-from iroh_proto.trace.values import Json
+from iroh_proto.trace.values import Json, quoted
 
 KEY_SIZE: Final = 8
 """Bytes of a nonce that tell one sealed message from another."""
@@ -99,8 +99,10 @@ class DiscoReader:
             own, peer = (receiver, sender) if receiver in self._secrets else (sender, receiver)
             box = SharedBox(self._secrets[own], peer)
             return seal_envelope(message, sender=sender, box=box, nonce=nonce)
-        except (ValueError, LookupError, LocalProtocolError) as error:
-            raise DecodeError(f"no disco datagram: {opened!r} ({error!r})") from None
+        except DecodeError:
+            raise
+        except (ValueError, LookupError, LocalProtocolError):
+            raise DecodeError(f"no disco datagram: {quoted(opened)}") from None
 
     def note_peer(self, node_id: NodeId) -> None:
         """Learn of a node that messages may be for."""

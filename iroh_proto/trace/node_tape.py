@@ -40,6 +40,7 @@ class NodeTape:
     def __init__(self, secret_key: SecretKey, write: Callable[[Json], None], *, now: float) -> None:
         self._epoch = float(math.floor(now))
         self._time = now
+        self._own = str(secret_key.public)
         self._name = secret_key.public.fmt_short()
         self._reader = DiscoReader([secret_key])
         self._lines = LineWriter(write)
@@ -67,13 +68,23 @@ class NodeTape:
         place = f"{self._name}/endpoint"
         self._lines.add(self._lines.latest, place, type(event).__name__, fields_of(event))
 
+    def finish_line(self) -> None:
+        """Write the last line. Not while a machine is called, which may yet add to it."""
+        self._lines.finish()
+
     def stop(self) -> None:
         """Write what is left, and then no more."""
         self._lines.stop()
 
     def _encode(self, datagram: bytes) -> object:
         opened = self._reader.open(datagram)
-        return datagram.hex() if opened is None else opened
+        if opened is None:
+            return datagram.hex()
+        if "message" in opened:
+            # A node that nobody named is answered at once, before any command names it.
+            end = "to" if opened["from"] == self._own else "from"
+            self._reader.note_peer(NodeId.from_str(str(opened[end])))
+        return opened
 
     def _note_peers(self, values: object) -> None:
         """Learn for whom messages may be, from what the machine is told."""

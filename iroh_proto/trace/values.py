@@ -16,6 +16,7 @@ argument is an object with one member, whose name begins with ``$``::
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, cast
 
@@ -29,6 +30,10 @@ Json: TypeAlias = dict[str, object]
 
 RESERVED: Final = ("time", "at", "kind", "drawn")
 """Members that any line may have. A field of such a name has ``event_`` before it."""
+
+
+QUOTE_LIMIT: Final = 80
+"""Characters of a value that an error message repeats: a line of a terminal."""
 
 
 def encode_value(value: object) -> object:
@@ -61,8 +66,10 @@ def decode_value(value: object) -> object:
     try:
         [(name, inner)] = value.items()
         return _DECODERS[name](inner)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise DecodeError(f"no value: {value!r} ({error!r})") from None
+    except DecodeError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise DecodeError(f"no value: {quoted(value)}") from None
 
 
 def fields_of(value: object) -> Json:
@@ -88,6 +95,15 @@ def plain(value: object) -> object:
     if isinstance(value, DerpUrl) or not dataclasses.is_dataclass(value):
         return str(value)
     return _fields(value)
+
+
+def quoted(value: object) -> str:
+    """Return a value as JSON, cut short if it is long."""
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return "what is nested too deeply"
+    return text if len(text) <= QUOTE_LIMIT else f"{text[:QUOTE_LIMIT]}…"
 
 
 def _fields(value: object) -> Json:

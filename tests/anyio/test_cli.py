@@ -385,6 +385,97 @@ def test_lab_repeats_a_run_and_says_where_it_differs() -> None:
     assert b"cannot replay" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("window", "complaint"),
+    [
+        (("--from", "5", "--to", "1"), b"--from 5 is not before --to 1"),
+        (("--from", "nan"), b"nan is no number of seconds"),
+        (("--to", "inf"), b"inf is no number of seconds"),
+    ],
+)
+def test_lab_refuses_a_window_that_cannot_be(window: tuple[str, ...], complaint: bytes) -> None:
+    refused = run("lab", "draw", "-", *window, stdin=b"")
+    assert refused.returncode == 2
+    assert complaint in refused.stderr
+    assert refused.stdout == b""
+
+
+def test_lab_says_when_there_is_nothing_to_draw() -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
+    late = run("lab", "draw", "-", "--from", "1000", "--to", "1010", stdin=recorded)
+    assert b"nothing to draw in <stdin>: from 1000 s to 1010 s there is no message" in late.stderr
+    bare = run("lab", "draw", "-", stdin=recorded.splitlines()[0])
+    assert bare.stderr == b"nothing to draw in <stdin>: nothing is recorded\n"
+    for drawn in (late, bare):
+        assert drawn.returncode == 0
+        assert drawn.stdout.startswith(b"<svg ")
+
+
+def test_lab_draws_only_together_what_belongs_together(tmp_path: Path) -> None:
+    def write(name: str, lifeline: str) -> str:
+        head = {"format": "iroh-timeline/1", "lifelines": [lifeline]}
+        (tmp_path / name).write_text(json.dumps(head) + "\n")
+        return str(tmp_path / name)
+
+    left, right = write("left", "a"), write("right", "b")
+    strangers = run("lab", "draw", left, right)
+    assert strangers.returncode == 0
+    assert f"warning: nothing connects {left} with {right}: ".encode() in strangers.stderr
+    again = run("lab", "draw", left, left)
+    assert again.returncode == 1
+    assert b"the time lines 1 and 2 are the same recording" in again.stderr
+
+
+def test_lab_says_which_machine_it_does_not_know() -> None:
+    recorded = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout
+    strange = recorded.replace(b'"machine": "Magicsock"', b'"machine": "Nonsense"', 1)
+    done = run("lab", "replay", "-", stdin=strange)
+    assert done.returncode == 1
+    assert done.stderr == b"not repeated: first/magicsock (unknown machine Nonsense)\n"
+    assert b"second/magicsock: " in done.stdout
+
+
+def test_lab_does_not_pass_off_nothing_as_the_same() -> None:
+    head = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout.splitlines()[0]
+    done = run("lab", "replay", "-", stdin=head)
+    assert done.returncode == 1
+    assert b"nothing was repeated" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["draw", "replay"])
+def test_lab_uses_what_precedes_a_line_that_is_cut_short(command: str, tmp_path: Path) -> None:
+    lines = run("lab", "nat-pair", "EI/APD", "EI/APD").stdout.splitlines(keepends=True)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(lines[:40]) + lines[40][:20])
+    done = run("lab", command, str(cut))
+    assert done.returncode == 0
+    assert done.stderr == f"{cut}: line 41 is cut short and left out\n".encode()
+    assert done.stdout
+    cut.write_bytes(b"".join(lines[:40]) + lines[40][:20] + b"\n" + lines[41])
+    refused = run("lab", command, str(cut))
+    assert refused.returncode == 1
+    assert refused.stderr == f"Error: cannot {command} {cut}: line 41 is not JSON\n".encode()
+
+
+@pytest.mark.parametrize("command", ["draw", "replay"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "the file is empty"),
+        (b"\x7fELF\xff\n" * 1000, "no time line: line 1 is not text"),
+        (b"{}\n", 'no time line: line 1 has no "format"'),
+    ],
+)
+def test_lab_says_in_words_what_is_no_time_line(
+    command: str, content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(content)
+    refused = run("lab", command, str(file))
+    assert refused.returncode == 1
+    assert refused.stderr.decode() == f"Error: cannot {command} {file}: {complaint}\n"
+
+
 def test_traced_commands_can_be_drawn_and_repeated(tmp_path: Path) -> None:
     listening, dialling = str(tmp_path / "listen.jsonl"), str(tmp_path / "connect.jsonl")
     with running("derper", "--dev", "--port", "0", "--stun-port", "0") as derper:
@@ -408,13 +499,24 @@ def test_traced_commands_can_be_drawn_and_repeated(tmp_path: Path) -> None:
 def test_the_demonstration_can_be_traced(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(200_000))
-    done = run("demo", "--file", str(file), "--json", "--trace", str(tmp_path))
+    traces = tmp_path / "not" / "yet"
+    done = run("demo", "--file", str(file), "--json", "--trace", str(traces))
     assert done.returncode == 0, done.stderr
-    drawn = run(
-        "lab", "draw", *(str(tmp_path / f"{name}.jsonl") for name in ("sender", "receiver"))
-    )
+    drawn = run("lab", "draw", *(str(traces / f"{name}.jsonl") for name in ("sender", "receiver")))
+    assert drawn.stderr == b""
     assert drawn.stdout.count(b">direct ") >= 2
     assert b"call me maybe" in drawn.stdout
+
+
+def test_a_trace_that_cannot_be_written_names_its_option(tmp_path: Path) -> None:
+    file = tmp_path / "none" / "x.jsonl"
+    refused = run("listen", "--no-derp", "--trace", str(file))
+    assert refused.returncode == 1
+    message = f"Error: --trace: cannot write {file}: No such file or directory\n"
+    assert refused.stderr.decode() == message
+    refused = run("demo", "--trace", "/dev/null/x")
+    assert refused.returncode == 1
+    assert refused.stderr == b"Error: --trace: cannot make /dev/null/x: Not a directory\n"
 
 
 def test_lab_prints_and_draws_the_nat_matrix(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anyio
 import pytest
@@ -21,6 +21,7 @@ from iroh_proto.derp.map import DerpNode
 from iroh_proto.paths.finder import PathFinder
 from iroh_proto.testing.replay import replay
 from iroh_proto.testing.sequence import draw_sequence
+from iroh_proto.trace.lines import split_cut_line
 from tests.anyio.nodes import ALPN, LIMIT, addr_of, bind, two_nodes
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +155,64 @@ async def test_a_time_line_has_a_limit(tmp_path: Path, monkeypatch: pytest.Monke
         await talk(dialling, serving, addr_of(serving))
     assert 1000 < file.stat().st_size <= 2000
     assert len(entries(file)) > 3
+
+
+async def test_a_time_line_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    async with two_nodes(client={"trace_file": file}) as (serving, dialling):
+        assert len(entries(file)) > 3
+        await talk(dialling, serving, addr_of(serving))
+        await anyio.sleep(2 * trace_file.FLUSH_INTERVAL)
+        text = file.read_text()
+        assert "PongReceived" in text
+        assert "ConnectionEstablished" in text
+        lines, _ = split_cut_line(text.splitlines(keepends=True))
+        assert replay(lines, is_cut=True).difference is None
+
+
+async def test_lines_are_flushed_together_and_only_if_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_file, "FLUSH_INTERVAL", 0.02)
+    trace = TraceFile(tmp_path / "x.jsonl")
+    flushes: list[int] = []
+    trace._file = Counting(trace._file, flushes)  # type: ignore[assignment]
+    for number in range(100):
+        trace._write({"number": number})
+    assert len(flushes) == trace_file.LINES_FLUSHED_AT_ONCE
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(trace.keep_flushed)
+        await anyio.sleep(5 * trace_file.FLUSH_INTERVAL)
+        tasks.cancel_scope.cancel()
+    assert len(flushes) == trace_file.LINES_FLUSHED_AT_ONCE + 1
+    assert len(entries(tmp_path / "x.jsonl")) == 100
+    trace.close()
+
+
+class Counting:
+    """A file that notes when it is flushed."""
+
+    def __init__(self, file: IO[str], flushes: list[int]) -> None:
+        self._file = file
+        self._flushes = flushes
+        self.write, self.close = file.write, file.close
+
+    def flush(self) -> None:
+        self._flushes.append(self._file.tell())
+        self._file.flush()
+
+
+async def test_a_disk_that_is_full_when_lines_are_flushed_ends_the_time_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_file, "LINES_FLUSHED_AT_ONCE", 0)
+    monkeypatch.setattr(trace_file, "FLUSH_INTERVAL", 0.01)
+    trace = TraceFile("/dev/full")
+    trace._write({})
+    with caplog.at_level(logging.WARNING), anyio.fail_after(LIMIT):
+        await trace.keep_flushed()
+    trace.close()
+    assert len(caplog.records) == 1
 
 
 async def test_a_file_that_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:

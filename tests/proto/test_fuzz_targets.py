@@ -121,7 +121,7 @@ DEFECTS: dict[str, tuple[str, Break]] = {
         lambda encode: lambda sequence, address: encode(sequence + 1, address),
     ),
     "quic-retry-token": ("iroh_anyio.quic.retry._address_bytes", giving(b"")),
-    "timeline-drawing": ("iroh_proto.testing.sequence._document", giving("<svg")),
+    "timeline-drawing": ("iroh_proto.testing.sequence.document", giving("<svg")),
     "timeline-merging": (
         "fuzz.decoders.timeline.merge",
         lambda merge: lambda timelines: merge(timelines[:1]),

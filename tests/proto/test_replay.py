@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from iroh_anyio.quic.events import ConnectionEstablished
 from iroh_proto.address import DerpAddress, DerpUrl, NodeAddr, UdpAddress
 from iroh_proto.derp.map import DerpMap
 from iroh_proto.derp.relay import DerpServer
+from iroh_proto.disco.message import Ping
 from iroh_proto.errors import DecodeError, LocalProtocolError
 from iroh_proto.key import SecretKey
 from iroh_proto.magicsock import Magicsock
@@ -31,6 +32,7 @@ from iroh_proto.testing.network import Host, Network, Program
 from iroh_proto.testing.replay import replay
 from iroh_proto.testing.sequence import draw_sequence
 from iroh_proto.testing.timeline import Timeline
+from iroh_proto.trace.disco import DiscoReader
 from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe
 from iroh_proto.trace.values import Json
@@ -163,6 +165,48 @@ def test_whatever_differs_is_found_where_it_is(change: Callable[[dict[str, Any]]
     assert difference.time == json.loads(lines[line - 1])["time"]
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "fields"),
+    [
+        (flip_datagram, "DatagramsSent", {"datagrams"}),
+        (move_datagram, "DatagramsSent", {"destination"}),
+        (flip_tcp, "TcpDataSent", {"data"}),
+        (flip_payload, "PayloadsTaken", {"datagrams"}),
+        (move_path, "PathChanged", {"path"}),
+        (delay_timer, "TimerHandled", {"deadline"}),
+        (claim_a_refusal, "CommandGiven", {"command", "raised"}),
+    ],
+)
+def test_a_difference_says_of_what_kind_both_are_and_what_differs(
+    change: Callable[[dict[str, Any]], bool], kind: str, fields: set[str]
+) -> None:
+    _, lines = changed(change)
+    difference = replay(lines).difference
+    assert difference is not None
+    for shown in (difference.recorded, difference.repeated):
+        name, _, values = shown.partition(" ")
+        assert name == kind
+        assert set(json.loads(values)) == fields
+
+
+@pytest.mark.parametrize("kind", ["DatagramsSent", "PayloadsTaken", "PathChanged"])
+def test_unlike_things_are_told_by_their_kinds(kind: str) -> None:
+    lines = [line for line in recorded() if f'"kind": "{kind}"' not in line]
+    difference = replay(lines).difference
+    assert difference is not None
+    assert kind not in difference.recorded
+    assert difference.repeated.split()[0] == kind
+
+
+@pytest.mark.parametrize("kind", ["DatagramsReceived", "TcpDataReceived"])
+def test_what_is_not_done_again_is_nothing(kind: str) -> None:
+    lines = [line for line in recorded() if f'"kind": "{kind}"' not in line]
+    difference = replay(lines).difference
+    assert difference is not None
+    assert difference.recorded
+    assert "object at" not in difference.repeated
+
+
 @pytest.mark.parametrize("kind", ["PathChanged", "DatagramsSent", "PayloadsTaken"])
 def test_what_was_not_recorded_is_found_before_time_goes_on(kind: str) -> None:
     lines = list(recorded())
@@ -193,6 +237,41 @@ def test_what_is_missing_at_the_end_is_found() -> None:
     difference = replay(lines[:last]).difference
     assert difference is not None
     assert difference.recorded == "the end"
+
+
+def test_what_is_missing_at_the_end_of_a_cut_time_line_is_no_difference() -> None:
+    lines = recorded()
+    cuts = range(20, len(lines), 29)
+    assert all(replay(lines[:cut], is_cut=True).difference is None for cut in cuts)
+    assert any(replay(lines[:cut]).difference is not None for cut in cuts)
+
+
+def test_lots_that_were_drawn_in_a_line_that_is_cut_away_are_no_difference() -> None:
+    lines = list(of_one_node())
+    last = max(place for place, line in enumerate(lines) if '"drawn"' in line)
+    entry = json.loads(lines[last])
+    del entry["drawn"]
+    lines[last:] = [json.dumps(entry)]
+    assert replay(lines, is_cut=True).difference is None
+    difference = replay(lines).difference
+    assert difference is not None
+    assert difference.recorded == "drew nothing more"
+
+
+def test_a_payload_that_is_not_taken_again_is_nothing() -> None:
+    lines = list(recorded())
+    place = next(place for place, line in enumerate(lines) if '"kind": "PayloadsTaken"' in line)
+    difference = replay([*lines[: place + 1], lines[place]]).difference
+    assert difference is not None
+    assert difference.recorded.startswith("PayloadsTaken ")
+    assert difference.repeated == "nothing"
+
+
+def test_a_difference_before_the_cut_is_found() -> None:
+    line, lines = changed(move_path)
+    difference = replay(lines[:line], is_cut=True).difference
+    assert difference is not None
+    assert difference.line == line
 
 
 def test_another_rule_of_paths_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +318,7 @@ def test_a_machine_of_an_unknown_name_is_left_out_and_never_looked_for() -> None
     result = replay(lines)
     assert result.difference is None
     assert set(result.inputs) == PROGRAMS - {"derp/stun"}
+    assert result.unknown == {"derp/stun": "os.system"}
 
 
 def test_a_program_that_is_started_again_is_made_again() -> None:
@@ -377,6 +457,41 @@ def test_a_node_is_repeated_without_its_key() -> None:
     assert "ping" in text
 
 
+def test_an_answer_to_a_node_that_nobody_named_is_written_opened() -> None:
+    peers = Peers()
+    recorded_finder, stranger = peers.finders
+    own = peers.secrets[0].public
+    stranger.add_node_addr(own, [peers.addrs[0]], derp_url=None, now=peers.now)
+    stranger.route(own, now=peers.now)
+    peers._carry(stranger, recorded_finder, 1)
+    peers._carry(recorded_finder, stranger, 0)
+    peers.tape.stop()
+    labels = [word for line in peers.lines for word in json.loads(line).get("labels", ())]
+    assert [label.split()[0] for label in labels] == ["ping", "pong", "ping"]
+    assert "sealed" not in "".join(peers.lines)
+    assert replay(peers.lines).difference is None
+
+
+def test_a_peer_that_is_talked_to_is_not_forgotten_for_strangers() -> None:
+    peers = Peers()
+    tape, peer = NodeTape(peers.secrets[0], lambda _: None, now=0.0), peers.secrets[1].public
+    reader = tape._reader
+    reader.note_peer(peer)
+    datagram = DiscoReader([peers.secrets[0]]).seal(
+        {
+            "from": str(peers.secrets[0].public),
+            "to": str(peer),
+            "message": Ping(bytes(12), peers.secrets[0].public).encode().hex(),
+            "nonce": bytes(24).hex(),
+        }
+    )
+    strangers = [SecretKey.generate(random.Random(number)).public for number in range(8)]
+    for stranger in strangers:
+        reader.note_peer(stranger)
+        assert "message" in cast("Json", tape._encode(datagram))
+    assert next(reversed(reader._peers)) == peer
+
+
 def test_what_nobody_can_open_counts_as_it_did() -> None:
     peers = Peers()
     finder = peers.finders[0]
@@ -465,7 +580,7 @@ def test_no_line_does_more_than_be_refused(data: st.DataObject, value: object) -
     entry = json.loads(lines[place])
     entry[data.draw(st.sampled_from(sorted(entry)))] = value
     lines[place] = json.dumps(entry)
-    for read in (replay, draw_sequence, lambda lines: merge([lines, lines])):
+    for read in (replay, draw_sequence, lambda lines: merge([lines, of_one_node()])):
         with contextlib.suppress(DecodeError):
             read(lines)
 

@@ -16,6 +16,7 @@ from iroh_proto.stun.message import encode_binding_request
 from iroh_proto.testing.nat import ADDRESS_RESTRICTED, PORT_RESTRICTED, SYMMETRIC, NatKind
 from iroh_proto.testing.nat_matrix import NatPair
 from iroh_proto.testing.network import Network
+from iroh_proto.testing.scene import read_scene
 from iroh_proto.testing.sequence import draw_sequence
 from iroh_proto.testing.timeline import Timeline, lifelines
 from iroh_proto.trace.disco import DiscoReader
@@ -34,7 +35,12 @@ def entries_of(lines: Sequence[str], kind: str) -> list[dict[str, object]]:
 
 
 def texts_of(picture: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(picture).iter()]
+    """Return the texts above the legend."""
+    root = ElementTree.fromstring(picture)
+    legend = root.find("{*}g[@class='legend']")
+    assert legend is not None
+    root.remove(legend)
+    return [element.text or "" for element in root.iter()]
 
 
 def test_a_time_line_has_inputs_outputs_timers_and_events_of_every_place_in_order() -> None:
@@ -163,6 +169,16 @@ def test_the_window_can_be_chosen_and_payload_shown() -> None:
     everything = texts_of(draw_sequence(lines, begin=0.0, end=30.0, payload=True))
     assert any(text.startswith("payload") for text in everything)
     assert len(texts_of(draw_sequence(lines, begin=50.0, end=60.0))) < 30
+
+
+def test_one_end_of_the_window_is_never_past_the_other() -> None:
+    lines = recorded(PORT_RESTRICTED, PORT_RESTRICTED)
+    late, early = read_scene(lines, begin=1000.0), read_scene(lines, end=0.1)
+    assert (late.begin, late.end) == (1000.0, 1000.0)
+    assert (early.begin, early.end) == (0.1, 0.1)
+    assert late.is_empty
+    assert early.is_empty
+    assert not read_scene(lines).is_empty
 
 
 @pytest.mark.parametrize(

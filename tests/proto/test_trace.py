@@ -24,10 +24,24 @@ from iroh_proto.stun.probe import StunProbe
 from iroh_proto.stun.server import StunServer
 from iroh_proto.testing.strategies import node_ids, udp_addresses
 from iroh_proto.trace.disco import BOXES_LIMIT, DiscoReader, label_of
-from iroh_proto.trace.lines import FORMAT, LineWriter, read_lines
+from iroh_proto.trace.lines import (
+    FORMAT,
+    LineWriter,
+    check_lifelines,
+    in_words,
+    read_lines,
+    split_cut_line,
+)
 from iroh_proto.trace.node_tape import NodeTape
 from iroh_proto.trace.tape import Recipe, RecordedRandom, Tape
-from iroh_proto.trace.values import Json, decode_value, encode_value, fields_of
+from iroh_proto.trace.values import (
+    QUOTE_LIMIT,
+    Json,
+    decode_value,
+    encode_value,
+    fields_of,
+    quoted,
+)
 
 URL = DerpUrl.from_str("https://derp.example/")
 SERVER = UdpAddress("192.0.2.9", 3478)
@@ -301,11 +315,86 @@ def test_lists_that_are_nested_too_deeply_are_refused() -> None:
         decode_value(nested)
 
 
-@pytest.mark.parametrize("wrong", [{"at": 1, "kind": "X"}, {"at": "a", "kind": None}])
-def test_a_line_has_a_place_and_a_kind(wrong: Json) -> None:
-    head = json.dumps({"format": FORMAT, "lifelines": ["a"]})
-    with pytest.raises(DecodeError, match="line 2 has no place or no kind"):
-        read_lines([head, json.dumps({"time": 0.0, **wrong})])
+HEAD = json.dumps({"format": FORMAT, "lifelines": ["a"]})
+ENTRY: Json = {"time": 0.0, "at": "a", "kind": "X"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ([], "the file is empty"),
+        (["", " \n"], "the file is empty"),
+        (["x"], "no time line: line 1 is not JSON"),
+        (["\n", "[]"], "no time line: line 2 is no JSON object"),
+        (["[" * 100_000], "no time line: line 1 is nested too deeply"),
+        (["{}"], 'no time line: line 1 has no "format"'),
+        (['{"format": "x/1", "lifelines": []}'], f'line 1 has the format "x/1", not {FORMAT}'),
+        ([f'{{"format": "{FORMAT}"}}'], 'no time line: line 1 has no "lifelines"'),
+        ([HEAD.replace('["a"]', '"a"')], "no time line: line 1: lifelines are a list of names"),
+        ([HEAD[:9]], "no time line: line 1 is cut short"),
+        ([HEAD, json.dumps(ENTRY), '{"time": 1.'], "line 3 is cut short"),
+        ([HEAD, '{"time": 1.', json.dumps(ENTRY)], "line 2 is not JSON"),
+        ([HEAD, "7"], "line 2 is no JSON object"),
+        ([HEAD, "{}"], 'line 2 has no "time"'),
+        ([HEAD, '{"time": 0}'], 'line 2 has no "at"'),
+        ([HEAD, '{"time": 0, "at": "a"}'], 'line 2 has no "kind"'),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_of_that_line(lines: list[str], complaint: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        read_lines(lines)
+    assert str(caught.value).endswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"at": 1}, 'line 2: "at" is no text'),
+        ({"kind": None}, 'line 2: "kind" is no text'),
+        ({"time": "1"}, "line 2: its time is no number of seconds"),
+        ({"time": 10**400}, "line 2: its time is no number of seconds"),
+        ({"time": float("nan")}, "line 2: its time is no number of seconds"),
+        ({"packet": [1]}, 'line 2: "packet" is no number'),
+        ({"carried": {}}, 'line 2: "carried" are objects with key and label'),
+        ({"carried": [{"key": "00"}]}, 'line 2: "carried" are objects with key and label'),
+    ],
+)
+def test_a_line_has_a_time_a_place_and_a_kind(wrong: Json, complaint: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        read_lines([HEAD, json.dumps({**ENTRY, **wrong})])
+    assert str(caught.value) == complaint
+
+
+def test_what_is_on_no_lifeline_is_said_of_its_line() -> None:
+    lines = [HEAD, json.dumps({**ENTRY, "at": "a/x"}), json.dumps({**ENTRY, "at": "b/x"})]
+    with pytest.raises(DecodeError, match='line 3: there is no lifeline "b"'):
+        check_lifelines(*read_lines(lines))
+    check_lifelines(*read_lines(lines[:2]))
+
+
+def test_a_last_line_that_is_cut_short_is_told_from_a_wrong_one() -> None:
+    whole = [f"{HEAD}\n", f"{json.dumps(ENTRY)}\n"]
+    assert split_cut_line(whole) == (whole, None)
+    assert split_cut_line([*whole, '{"time"']) == (whole, 3)
+    assert split_cut_line([*whole, '{"time"\n']) == ([*whole, '{"time"\n'], None)
+    assert split_cut_line([*whole, json.dumps(ENTRY)]) == ([*whole, json.dumps(ENTRY)], None)
+    assert split_cut_line([HEAD[:5]]) == ([HEAD[:5]], None)
+    assert split_cut_line([]) == ([], None)
+
+
+def test_values_in_messages_are_short() -> None:
+    assert quoted({"a": 1}) == '{"a": 1}'
+    assert len(quoted("x" * 1000)) == QUOTE_LIMIT + 1
+    assert quoted(b"\0") == json.dumps(str(b"\0"))
+    circle: list[object] = []
+    circle.append(circle)
+    assert quoted(circle) == "what is nested too deeply"
+
+
+def test_errors_are_told_in_words() -> None:
+    assert in_words(DecodeError("no address")) == "no address"
+    assert in_words(KeyError("command")) == 'something in it has no "command"'
+    assert in_words(KeyError(7)) == in_words(TypeError("f() missing")) == "it says what cannot be"
 
 
 def test_an_event_without_fields_is_written_as_it_shows_itself() -> None:
