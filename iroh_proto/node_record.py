@@ -182,7 +182,8 @@ def _read_url(reader: Reader) -> NodeRecord:
 def _read_set(reader: Reader) -> NodeRecord:
     node_id = NodeId(reader.take(KEY_SIZE))
     items = reader.sequence(lambda: _read_transport_address(reader))
-    urls = list(dict.fromkeys(item for item in items if isinstance(item, DerpUrl)))
+    # In the order of upstream's sets, whatever the order of the items.
+    urls = sorted({item for item in items if isinstance(item, DerpUrl)}, key=str)
     addresses = [item for item in items if isinstance(item, UdpAddress)]
     custom = {item for item in items if isinstance(item, CustomAddress)}
     return NodeRecord(

@@ -69,6 +69,10 @@ FOUND = {
         "derp-v3-websocket",
         b"\x01\x01\x82\x80\x00\x00\x30\x00",
     ),
+    "a node's record: which of its servers is the first depended on their order": (
+        "node-record",
+        b"\x02" + OURS.public + b"\x02\x00\x13http://b.example:5/\x00\x13http://a.example:5/",
+    ),
     "HTTP: an upgrade that names no protocol was offered to be agreed to": (
         "http-request",
         b"\x08GET /derp HTTP/1.1\r\nupgrade:\r\n\r\n",
