@@ -174,7 +174,7 @@ def _read_region(reader: Reader) -> NodeRecord:
 
 def _read_url(reader: Reader) -> NodeRecord:
     node_id = NodeId(reader.take(KEY_SIZE))
-    url = reader.option(reader.string)
+    url = reader.option(lambda: _read_derp_url(reader))
     addresses = reader.sequence(lambda: read_udp_address(reader))
     return NodeRecord(NodeAddr(node_id, derp_url=url, direct_addresses=addresses))
 
@@ -196,9 +196,18 @@ def _read_set(reader: Reader) -> NodeRecord:
 def _read_transport_address(reader: Reader) -> DerpUrl | UdpAddress | CustomAddress:
     variant = reader.varint(32)
     if variant == _RELAY:
-        return DerpUrl.from_str(reader.string())
+        return _read_derp_url(reader)
     if variant == _IP:
         return read_udp_address(reader)
     if variant == _CUSTOM:
         return CustomAddress(reader.varint(), reader.byte_string())
     raise DecodeError(f"a transport address is variant 0 to 2, not {variant}")
+
+
+def _read_derp_url(reader: Reader) -> DerpUrl:
+    text = reader.string()
+    try:
+        return DerpUrl.from_str(text)
+    except DecodeError:
+        # Without the text, which is part of a ticket.
+        raise DecodeError("a DERP server is named by what is no URL of one") from None

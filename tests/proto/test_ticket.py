@@ -311,7 +311,7 @@ PAYLOAD = b"\0" + NODE_ID
         (node_text(PAYLOAD[:-1]), "cut short"),
         (node_text(b"\0\2" + bytes(31)), "not a point"),
         (node_text(PAYLOAD + b"\2"), "an option begins"),
-        (node_text(PAYLOAD + b"\1\3foo\0"), "a DERP URL begins"),
+        (node_text(PAYLOAD + b"\1\3foo\0"), "no URL of one"),
         (node_text(PAYLOAD + b"\1\1\xff\0"), "not UTF-8"),
         (node_text(PAYLOAD + b"\0\1"), "1 items said"),
         (node_text(PAYLOAD + b"\0\1\2\0\0\0\0\0"), "variant 0 or 1, not 2"),
@@ -367,6 +367,13 @@ def test_secrets_are_not_shown() -> None:
     ticket = DocTicket(b"\xab" * 32, DocAccess.WRITE, (NODE,))
     assert "\\xab" not in repr(ticket)
     assert "token" not in repr(BlobTicket(NODE, HASH, token=b"token"))
+
+
+def test_what_is_wrong_in_a_ticket_is_not_shown() -> None:
+    url = b"ftp://user:hunter2@h/"
+    with pytest.raises(DecodeError) as caught:
+        parse_ticket(node_text(PAYLOAD + b"\1" + bytes([len(url)]) + url + b"\0"))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_node_tickets_compare_by_value() -> None:
