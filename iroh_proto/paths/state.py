@@ -345,15 +345,13 @@ class NodeState:
         """Return what the heartbeat sends to a peer in use."""
         if not self.is_active(now):
             return None
+        to_keep = self._addresses_to_keep(now)
         if self.wants_search(now):
-            return self.search(now)
-        best = self.udp.best
-        path = None if best is None else self.udp.paths.get(best.addr)
-        if best is None or path is None:
-            return None
-        if path.last_ping is not None and now - path.last_ping < STAY_ALIVE_MIN_AGE:
-            return None
-        return Search([best.addr])
+            search = self.search(now)
+            # It leaves out what was pinged by the last heartbeat, if that was a moment less ago.
+            search.pings += [addr for addr in to_keep if addr not in search.pings]
+            return search
+        return Search(to_keep) if to_keep else None
 
     def search(self, now: float) -> Search:
         """Return what to send to find a way, however short ago it was done."""
@@ -470,6 +468,15 @@ class NodeState:
         pings.extend(addr for addr in self.udp.usable() if paths[addr].needs_ping(now))
         self._last_full_ping = now
         return pings
+
+    def _addresses_to_keep(self, now: float) -> list[Address]:
+        """Return the best address, if its proof may end before the next heartbeat."""
+        best = self.udp.best
+        path = None if best is None else self.udp.paths.get(best.addr)
+        if best is None or path is None or not best.is_valid(now):
+            return []
+        is_fresh = path.last_ping is not None and now - path.last_ping < STAY_ALIVE_MIN_AGE
+        return [] if is_fresh else [best.addr]
 
     def _may_ping_back(self, now: float) -> bool:
         """Say whether pings were not pinged back too often of late, and count one more."""
