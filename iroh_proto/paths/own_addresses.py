@@ -138,7 +138,6 @@ class OwnAddresses:
     def close(self, *, now: float) -> None:
         """Ask nobody any more."""
         now = self._time.advance(now)
-        self._end_probes(now)
         self._stun.cancel_all(now=now)
         self._bound = ()
         self._round = None

@@ -12,6 +12,7 @@ from html import escape
 from typing import Final
 
 from iroh_proto.testing.nat_matrix import Cell
+from iroh_proto.testing.svg import FAINT, INK, document, text
 
 SQUARE: Final = (76, 44)
 """Width and height of a cell, in pixels."""
@@ -43,8 +44,6 @@ MIXED: Final = "#f6d186"
 WRONG: Final = "#c2282d"
 """The colour of the frame around cells that differ from theory."""
 
-_INK, _FAINT = "#1c2330", "#5b6474"
-
 
 def draw_matrix(cells: Sequence[Cell]) -> str:
     """Return the picture of these cells as the text of an SVG file."""
@@ -55,14 +54,14 @@ def draw_matrix(cells: Sequence[Cell]) -> str:
     parts = [*_titles(cells)]
     for index, name in enumerate(columns):
         x = MARGIN[0] + SQUARE[0] * (index + 0.5)
-        parts.append(_text(x, MARGIN[1] - 10, name, anchor="middle", weight=600))
+        parts.append(text(x, MARGIN[1] - 10, name, size=12, anchor="middle", weight=600))
     for index, name in enumerate(rows):
         y = MARGIN[1] + SQUARE[1] * (index + 0.5) + 4
-        parts.append(_text(MARGIN[0] - 12, y, name, anchor="end", weight=600))
+        parts.append(text(MARGIN[0] - 12, y, name, size=12, anchor="end", weight=600))
     for cell in sorted(cells, key=lambda cell: cell.agrees, reverse=True):  # frames on top
         parts.extend(_square(cell, columns.index(cell.right), rows.index(cell.left)))
     parts.extend(_legend(bottom))
-    return _document(width, bottom + LEGEND_HEIGHT, parts)
+    return document(width, bottom + LEGEND_HEIGHT, parts)
 
 
 def _titles(cells: Sequence[Cell]) -> list[str]:
@@ -71,9 +70,9 @@ def _titles(cells: Sequence[Cell]) -> list[str]:
     total = f"{runs} runs a cell, {agreeing} of {len(cells)} cells as theory predicts."
     below = "Mapping/filtering by RFC 4787: EI endpoint-independent, AD address-dependent, "
     return [
-        _text(16, 24, "Which pairs of NATs let a direct path through, and how soon", size=16),
-        _text(16, 43, f"{below}APD address-and-port-dependent.", size=11, fill=_FAINT),
-        _text(16, 59, f"Rows dial, columns are dialled. {total}", size=11, fill=_FAINT),
+        text(16, 24, "Which pairs of NATs let a direct path through, and how soon", size=16),
+        text(16, 43, f"{below}APD address-and-port-dependent.", size=11, fill=FAINT),
+        text(16, 59, f"Rows dial, columns are dialled. {total}", size=11, fill=FAINT),
     ]
 
 
@@ -91,14 +90,14 @@ def _square(cell: Cell, column: int, row: int) -> list[str]:
         f'<rect x="{x}" y="{y}" {size} rx="4" fill="{fill}"{frame}/>',
     ]
     if median is None:
-        parts.append(_text(middle, y + 25, "relay", anchor="middle", size=11, fill=_FAINT))
+        parts.append(text(middle, y + 25, "relay", anchor="middle", size=11, fill=FAINT))
     else:
-        ink = "#ffffff" if fill in (SHADES[-1][1], SHADES[-2][1]) else _INK
+        ink = "#ffffff" if fill in (SHADES[-1][1], SHADES[-2][1]) else INK
         lower = y + (18 if is_mixed else 25)
-        parts.append(_text(middle, lower, f"{median:.2f} s", anchor="middle", fill=ink))
+        parts.append(text(middle, lower, f"{median:.2f} s", size=12, anchor="middle", fill=ink))
         if is_mixed:
             share = f"{cell.share_direct:.1%}"
-            parts.append(_text(middle, y + 34, share, anchor="middle", size=11, fill=ink))
+            parts.append(text(middle, y + 34, share, anchor="middle", size=11, fill=ink))
     return [*parts, "</g>"]
 
 
@@ -116,14 +115,14 @@ def _legend(bottom: float) -> list[str]:
     entries = [(colour, f"under {limit:g} s") for limit, colour in SHADES[:-1]]
     entries += [(SHADES[-1][1], f"{SHADES[-2][0]:g} s and more")]
     entries += [(MIXED, "some runs"), (RELAYED, "relayed")]
-    parts, x = [_text(16, bottom + 22, "Median time to direct, both ways:", fill=_FAINT)], 16
+    parts, x = [text(16, bottom + 22, "Median time to direct, both ways:", size=12, fill=FAINT)], 16
     for colour, label in entries:
         parts.append(f'<rect x="{x}" y="{bottom + 34}" width="14" height="14" fill="{colour}"/>')
-        parts.append(_text(x + 19, bottom + 45, label, size=11))
+        parts.append(text(x + 19, bottom + 45, label, size=11))
         x += 108
     frame = f'fill="none" stroke="{WRONG}" stroke-width="3"'
     parts.append(f'<rect x="17" y="{bottom + 59}" width="12" height="12" {frame}/>')
-    parts.append(_text(35, bottom + 69, "differs from theory", size=11))
+    parts.append(text(35, bottom + 69, "differs from theory", size=11))
     return parts
 
 
@@ -131,28 +130,3 @@ def _shade(median: float | None) -> str:
     if median is None:
         return RELAYED
     return next(colour for limit, colour in SHADES if median < limit)
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 12,
-    weight: int = 400,
-    fill: str = _INK,
-) -> str:
-    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
-    look = f'font-size="{size}" font-weight="{weight}" fill="{fill}"'
-    return f"<text {place} {look}>{escape(text)}</text>"
-
-
-def _document(width: float, height: float, parts: Sequence[str]) -> str:
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
-        f' viewBox="0 0 {width:g} {height:g}"'
-        ' font-family="system-ui, Helvetica, Arial, sans-serif">'
-    )
-    ground = f'<rect width="{width:g}" height="{height:g}" fill="#ffffff"/>'
-    return "\n".join([head, ground, *parts, "</svg>", ""])

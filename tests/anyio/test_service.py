@@ -52,6 +52,16 @@ class Fragile(Service):
         self.log.append(f"failed by {type(failure).__name__}")
 
 
+class Ending(Fragile):
+    """Says when its work ends."""
+
+    async def _run(self, *, task_status: TaskStatus[None]) -> None:
+        try:
+            await super()._run(task_status=task_status)
+        finally:
+            self.log.append("ended")
+
+
 async def test_it_stops_before_it_is_cancelled() -> None:
     async with Fragile(leave=0.01) as fragile:
         pass
@@ -135,13 +145,7 @@ async def test_it_is_entered_once() -> None:
 
 
 async def test_what_no_scope_shields_from_leaves_nothing_behind() -> None:
-    class Interrupted(Fragile):
-        async def _run(self, *, task_status: TaskStatus[None]) -> None:
-            try:
-                await super()._run(task_status=task_status)
-            finally:
-                self.log.append("ended")
-
+    class Interrupted(Ending):
         async def _stop(self) -> None:
             raise KeyboardInterrupt
 
@@ -157,13 +161,7 @@ def test_cancellation_by_asyncio_itself_while_it_leaves_leaves_nothing_behind() 
     async def main() -> list[str]:
         leaving = anyio.Event()
 
-        class Slow(Fragile):
-            async def _run(self, *, task_status: TaskStatus[None]) -> None:
-                try:
-                    await super()._run(task_status=task_status)
-                finally:
-                    self.log.append("ended")
-
+        class Slow(Ending):
             async def _stop(self) -> None:
                 leaving.set()
                 await anyio.sleep_forever()
