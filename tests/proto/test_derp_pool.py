@@ -881,3 +881,13 @@ def test_a_home_is_found_after_however_many_other_servers_were_used() -> None:
     w.hosts["a"].is_up = True
     w.run(120.0)
     assert w.pool.home == A
+
+
+def test_more_servers_than_can_be_spoken_to_are_tried_all_the_same() -> None:
+    names = [f"x{number}" for number in range(SERVERS_LIMIT + 2)]
+    w = world(*names)
+    for name in names[:-1]:
+        w.hosts[name].is_up = False
+    w.start()
+    w.run(10.0)
+    assert str(w.pool.home) == f"http://{names[-1]}/"
