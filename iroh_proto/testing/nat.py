@@ -156,6 +156,13 @@ class Nat:
             mapping.expires_at = mapping.permitted[key] = now + self.kind.mapping_timeout
         return mapping.inner
 
+    def displaces_ports(self, now: float) -> bool:
+        """Say whether a flow of now has another port than inside: its own was taken."""
+        return any(
+            mapping.port != mapping.inner.port and mapping.expires_at > now
+            for mapping in self._by_key.values()
+        )
+
     def clear(self) -> None:
         """Forget all mappings."""
         self._by_key.clear()

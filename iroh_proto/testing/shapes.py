@@ -96,7 +96,8 @@ def expects_direct(network: Network, first: Host, second: Host) -> bool | None:
     """Say whether two nodes can become direct as hosts and NATs are placed now.
 
     ``None`` where theory does not say: behind one outer NAT it depends on hairpins, behind a
-    firewall on its rules, and a NAT that overloads ports is steady for one of its hosts only.
+    firewall on its rules. A NAT that overloads ports shows one port of a socket only where nobody
+    else has that port: no other host, nor a flow that a host left behind with its old address.
     """
     if _has_ipv6(first) and _has_ipv6(second):
         return True
@@ -107,7 +108,7 @@ def expects_direct(network: Network, first: Host, second: Host) -> bool | None:
     routers = [router for way in ways for router in way]
     if set(ways[0]) & set(ways[1]) or any(router.firewall for router in routers):
         return None
-    if any(_overloads(router) and _is_shared(network, router) for router in routers):
+    if any(_overloads(router) and _is_contended(network, router) for router in routers):
         return None
     return predict(_stacked(ways[0]), _stacked(ways[1]))
 
@@ -131,13 +132,14 @@ def _overloads(router: Router) -> bool:
     return router.nat is not None and router.nat.kind.overloads_ports
 
 
-def _is_shared(network: Network, router: Router) -> bool:
+def _is_contended(network: Network, router: Router) -> bool:
     behind = [
         host
         for host in network.hosts.values()
         if any(router in routers_above(end.segment) for end in host.attachments)
     ]
-    return len(behind) > 1
+    displaces = router.nat is not None and router.nat.displaces_ports(network.now)
+    return len(behind) > 1 or displaces
 
 
 def _first_ipv4(host: Host) -> Attachment:

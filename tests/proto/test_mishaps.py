@@ -274,6 +274,19 @@ def test_a_pair_behind_a_linux_router_alone_is_foretold() -> None:
     assert expects_direct(network, network.hosts["alice"], network.hosts["frank"]) is True
 
 
+def test_a_port_that_a_host_left_behind_with_its_address_is_not_its_own_for_a_while() -> None:
+    nodes = tuple(node for node in SHAPE.nodes if node.name in ("alice", "frank"))
+    network = dataclasses.replace(SHAPE, nodes=nodes).build(rng=random.Random(1))
+    nat = network.routers["linux"].nat
+    assert nat is not None
+    for ip in ("192.168.0.2", "192.168.0.3"):
+        nat.outbound(UdpAddress(ip, 4433), UdpAddress("198.51.100.77", 3478), network.now)
+    hosts = network.hosts["alice"], network.hosts["frank"]
+    assert expects_direct(network, *hosts) is None
+    network.run_for(nat.kind.mapping_timeout)
+    assert expects_direct(network, *hosts) is True
+
+
 def test_the_shape_puts_everybody_where_it_says() -> None:
     network = built()
     assert network.routers["flat"].outside.segment is network.routers["carrier"].inside
