@@ -42,11 +42,7 @@ pub async fn home_relay(endpoint: &Endpoint) -> Result<RelayUrl> {
     }
     #[cfg(not(feature = "iroh-0-95"))]
     loop {
-        #[cfg(feature = "iroh-0-90")]
-        let urls = endpoint.home_relay().get()?;
-        #[cfg(feature = "iroh-0-92")]
-        let urls = endpoint.home_relay().get()?;
-        if let Some(url) = urls.into_iter().next() {
+        if let Some(url) = current(endpoint.home_relay())?.into_iter().next() {
             return Ok(url);
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -58,12 +54,17 @@ pub fn path_kind(endpoint: &Endpoint, id: PublicKey) -> Result<String> {
     let Some(watcher) = endpoint.conn_type(id) else {
         return Ok("none".into());
     };
-    #[cfg(feature = "iroh-0-95")]
-    let kind = { watcher }.get();
-    #[cfg(not(feature = "iroh-0-95"))]
-    let kind = watcher.get()?;
-    let text = kind.to_string();
+    let text = current(watcher)?.to_string();
     Ok(text.split('(').next().unwrap_or_default().to_owned())
+}
+
+/// What a watcher would show now; in 0.90 it can have lost what it watches.
+#[cfg_attr(feature = "iroh-0-90", allow(unused_mut))]
+fn current<W: Watcher>(mut watcher: W) -> Result<W::Value> {
+    #[cfg(feature = "iroh-0-90")]
+    return Ok(watcher.get()?);
+    #[cfg(not(feature = "iroh-0-90"))]
+    Ok(watcher.get())
 }
 
 pub async fn connect(
