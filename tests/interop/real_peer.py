@@ -15,7 +15,7 @@ from typing import IO, Any, TypeAlias
 import anyio
 
 from iroh_proto import NodeAddr, NodeId, UdpAddress
-from tests.interop import packages
+from tests.interop import packages, programs
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -28,7 +28,7 @@ SCRIPTS = {
     "0.35.0": "iroh_0_35",
     "1.2.0": "iroh_1_2",
 }
-"""The runner of each release."""
+"""The runner of each release that is a package; :mod:`tests.interop.programs` has the others."""
 
 ANSWER_LIMIT = 30.0
 """Seconds for one answer: twice what an old release takes to give up on a dial."""
@@ -53,32 +53,26 @@ class RealPeer:
     node_id: NodeId
     addresses: tuple[UdpAddress, ...]  # IPv4 before IPv6
 
-    def __init__(
-        self, version: str, folder: Path, scratch: Path, *, space: str | None = None
-    ) -> None:
+    def __init__(self, version: str, scratch: Path, *, space: str | None = None) -> None:
         self.version = version
         self._space = space
         self._stderr_path = scratch / f"peer-{version}.stderr"
-        self._process = self._spawn(folder, scratch)
+        self._process = self._spawn(scratch)
         os.set_blocking(self._output.fileno(), False)
         self._partial = b""
         self._lines: list[JsonObject] = []
         self._reading = anyio.Lock()
         self._commands: list[str] = []
 
-    def _spawn(self, folder: Path, scratch: Path) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
-            "TMPDIR": str(scratch),
-        }
+    def _spawn(self, scratch: Path) -> subprocess.Popen[bytes]:
+        command, environment = _command(self.version)
         with self._stderr_path.open("wb") as stderr:
             # Not by anyio: on trio that forks from a worker thread, whose network may be another.
             inside = [] if self._space is None else ["ip", "netns", "exec", self._space]
             return subprocess.Popen(
-                [*inside, sys.executable, "-m", f"tests.interop.peers.{SCRIPTS[self.version]}"],
+                [*inside, *command],
                 cwd=ROOT,
-                env=environment,
+                env={**os.environ, **environment, "TMPDIR": str(scratch)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -226,8 +220,9 @@ async def real_peer(
 
     :param space: the network namespace to run it in, by default that of the caller.
     :raises packages.PeerUnavailableError: if the release cannot be installed.
+    :raises programs.PeerNotBuiltError: if the release is a program that nobody built.
     """
-    peer = RealPeer(version, packages.installed(version), scratch, space=space)
+    peer = RealPeer(version, scratch, space=space)
     try:
         await peer.start(**options)
         yield peer
@@ -237,6 +232,15 @@ async def real_peer(
         raise
     finally:
         await peer.stop()
+
+
+def _command(version: str) -> tuple[list[str], dict[str, str]]:
+    """Return how to run a release, and what its environment needs beside ours."""
+    if version in programs.VARIABLES:
+        return [str(programs.program(version))], {}
+    path = os.pathsep.join([str(packages.installed(version)), str(ROOT)])
+    script = f"tests.interop.peers.{SCRIPTS[version]}"
+    return [sys.executable, "-m", script], {"PYTHONPATH": path}
 
 
 def _fields(addr: NodeAddr) -> JsonObject:

@@ -39,6 +39,8 @@ class RelayProgram:
 
 
 RELAY_1 = RelayProgram("1.0.3", "IROH_RELAY_1")
+RELAY_0_95 = RelayProgram("0.95.1", "IROH_RELAY_0_95")
+RELAY_0_90 = RelayProgram("0.90.0", "IROH_RELAY_0_90")
 RELAY_0_35 = RelayProgram("0.35.0", "IROH_RELAY_0_35")
 
 

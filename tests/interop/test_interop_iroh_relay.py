@@ -15,7 +15,15 @@ from iroh_proto import DerpMap, DerpNode, NodeAddr
 from tests.anyio.tls_files import Authority
 from tests.interop.mishaps import deaf
 from tests.interop.ours import ALPN, echo, serve_echo
-from tests.interop.relay_program import RELAY_0_35, RELAY_1, free_port, running
+from tests.interop.relay_program import (
+    RELAY_0_35,
+    RELAY_0_90,
+    RELAY_0_95,
+    RELAY_1,
+    RelayProgram,
+    free_port,
+    running,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +82,12 @@ async def meet(node: DerpNode, ca_file: Path | None = None) -> None:
                     break
 
 
-async def test_we_meet_at_a_relay_of_1_0_3_and_learn_our_address_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "program", [RELAY_1, RELAY_0_95, RELAY_0_90], ids=lambda program: program.version
+)
+async def test_we_meet_at_a_relay_without_stun_and_learn_our_address_there(
+    program: RelayProgram, tmp_path: Path
+) -> None:
     authority = Authority.make()
     ca_file = authority.write(tmp_path / "ca.pem")
     authority.issue(tmp_path / "default.crt", tmp_path / "default.key", serial=1)
@@ -91,7 +104,7 @@ async def test_we_meet_at_a_relay_of_1_0_3_and_learn_our_address_there(tmp_path:
         cert_dir = "{tmp_path}"
     """
     node = DerpNode(f"https://127.0.0.1:{tcp}", stun_port=None, quic_port=udp)
-    async with running(RELAY_1, settings, tcp, tmp_path):
+    async with running(program, settings, tcp, tmp_path):
         async with meeting_through(node, ca_file) as endpoints:
             for endpoint in endpoints:
                 with anyio.fail_after(LIMIT):
