@@ -264,6 +264,16 @@ def test_paths_of_a_peer_are_bounded_and_the_useful_ones_stay() -> None:
     assert UdpAddress("198.51.100.1", 999) in paths.paths
 
 
+def test_the_address_that_payload_goes_to_makes_no_room_for_others() -> None:
+    node = make_node(FIRST)
+    node.note_disco(0.0)
+    named = [UdpAddress("192.0.2.9", port) for port in range(1, PATHS_LIMIT + 1)]
+    node.udp.take_call_me_maybe(named, 1.0)
+    node.settle(1.0)
+    assert len(node.udp.paths) == PATHS_LIMIT
+    assert node.route(1.0) == ((FIRST,), URL)
+
+
 def test_addresses_that_only_pings_speak_for_push_out_no_other() -> None:
     paths = make_paths(FIRST)
     paths.take_call_me_maybe([FIRST], 0.0)
@@ -472,6 +482,12 @@ def test_a_handshake_makes_its_address_the_one_to_try() -> None:
     node.adopt(UdpAddress("192.0.2.1", 17), "disco", 1.0)
     node.settle(1.0)
     assert node.route(1.0) == ((UdpAddress("192.0.2.1", 17),), URL)
+
+
+def test_a_ping_from_where_nothing_can_be_sent_is_not_pinged_back() -> None:
+    node = NodeState(PEER, reach=make_reach(ipv6=False), rng=random.Random(1), now=0.0)
+    assert node.take_ping(FIRST_V6, bytes(12), 0.0) == (True, False)
+    assert node.take_ping(FIRST, bytes(12), 0.0) == (True, True)
 
 
 def test_pongs_across_kinds_of_path_prove_nothing() -> None:
