@@ -367,6 +367,15 @@ def test_half_open_handshakes_are_bounded_and_end() -> None:
     assert bob.seen(ConnectionClosed) == []
 
 
+def test_a_half_open_connection_is_answered_at_few_addresses() -> None:
+    bob = EndpointWorld().node("bob")
+    ((first, _),) = first_packets(1, bob)
+    for port in range(1, 11):
+        bob.machine.receive_datagrams([first], UdpAddress("203.0.113.1", port), now=bob.now)
+    answered = {transmit.addr for transmit in bob.machine.datagrams_to_send()}
+    assert len(answered) == switchboard.ANSWERED_KEYS_LIMIT
+
+
 def test_under_pressure_honest_clients_come_in_by_retry() -> None:
     world = EndpointWorld()
     bob = world.node("bob", options=EndpointOptions(retry_threshold=5, max_half_open=20))
