@@ -133,6 +133,14 @@ def test_what_a_stun_server_sees_is_told_too() -> None:
     assert host.told() == ["10.1.2.3:4000", str(PUBLIC)]
 
 
+def test_an_address_without_a_port_is_not_told_whoever_saw_it() -> None:
+    host = Host()
+    host.seen_as = UdpAddress(PUBLIC.ip, 0)
+    host.machine.set_server(SERVER, now=host.now)
+    host.serve()
+    assert host.told() == ["10.1.2.3:4000"]
+
+
 def test_the_name_of_a_server_is_resolved_first() -> None:
     host = Host()
     host.names["derp.example"] = ("bad", "2001:db8::53", "192.0.2.53", "192.0.2.54")
