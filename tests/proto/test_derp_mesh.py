@@ -444,6 +444,15 @@ class TestRights:
         site.connect("tailscale", BOB)
         assert [event for event in site.events if isinstance(event, AccessRequested)]
 
+    def test_a_member_stays_though_clients_with_its_key_may_not(self) -> None:
+        site = Site("one", [], MESH_KEY)
+        site.connect("v2", ALICE, mesh_key=MESH_KEY)
+        bob_id, _ = site.connect("v2", BOB)
+        site.server.dismiss([ALICE.public, BOB.public], now=site.now)
+        site.flush()
+        left = [event.tcp_id for event in site.events if isinstance(event, ClientDisconnected)]
+        assert left == [bob_id]
+
     def test_a_mesh_needs_its_key_a_dialect_that_has_it_and_not_too_many_servers(self) -> None:
         def server(servers: list[MeshServer], mesh_key: MeshKey | None) -> DerpServer:
             return DerpServer(
