@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -522,6 +523,38 @@ def test_a_call_without_the_best_address_takes_its_proof_back() -> None:
     assert set(search.pings) == {VIA, FIRST, SECOND}
     assert search.call_me_maybe is None
     assert node.route(1.0) == ((FIRST,), URL)
+    assert node.note_send(1.0) is not None
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        lambda node: node.add_addresses([SECOND], derp_url=None, now=1.0),
+        lambda node: node.add_addresses([], derp_url=OTHER_URL, now=1.0),
+        lambda node: node.take_pong(VIA_OTHER, VIA_OTHER, 0.1, 1.0),
+        lambda node: node.adopt(FIRST, "quic", 1.0),
+    ],
+    ids=["an address", "a server", "an answer through another server", "a handshake"],
+)
+def test_what_is_new_of_a_peer_has_payload_search_at_once(
+    news: Callable[[NodeState], None],
+) -> None:
+    node = make_node(FIRST)
+    node.take_ping(VIA_OTHER, bytes(12), 0.0)
+    assert node.note_send(0.0) is not None
+    assert node.note_send(1.0) is None
+    news(node)
+    node.settle(1.0)
+    assert node.note_send(1.0) is not None
+
+
+def test_a_call_without_the_best_address_has_payload_search_at_once() -> None:
+    node = make_node(FIRST)
+    node.take_pong(FIRST, FIRST, 0.001, 0.0)
+    assert node.note_send(0.0) is not None
+    node.take_call_me_maybe([FIRST], 1.0)
+    assert node.note_send(1.0) is None
+    node.take_call_me_maybe([SECOND], 1.0)
     assert node.note_send(1.0) is not None
 
 
