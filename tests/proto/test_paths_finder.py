@@ -449,6 +449,17 @@ def test_after_close_nothing_is_due() -> None:
     assert alice.finder.get_timer() is None
 
 
+def test_after_close_a_proof_that_ends_is_no_news() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    world.run(1.0)
+    assert alice.kind(bob) == "direct"
+    alice.finder.close(now=world.now)
+    assert alice.finder.get_timer() is None
+
+
 def quic_peer(world: World) -> tuple[PathFinder, SecretKey]:
     """Return a node that a peer without disco has just shaken hands with, from ``NOWHERE``."""
     alice, _ = world.pair()
@@ -490,6 +501,18 @@ def test_the_answer_of_a_peer_that_was_forgotten_means_nothing() -> None:
     assert finder.stats.challenges_answered == 0
     with pytest.raises(LocalProtocolError, match="no request"):
         finder.complete_challenge(challenge.request_id + 1, now=world.now)
+
+
+def test_challenges_end_with_their_peer_and_with_the_node() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    assert len(challenges_of(finder)) == 1
+    finder.forget(peer.public, now=world.now)
+    finder.handle_timer(now=world.now + PING_TIMEOUT)
+    assert finder.next_event() is None
+    finder, _ = quic_peer(World())
+    finder.close(now=world.now)
+    assert finder.get_timer() is None
 
 
 def test_challenges_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
