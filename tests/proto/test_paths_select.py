@@ -548,6 +548,16 @@ def test_what_is_new_of_a_peer_has_payload_search_at_once(
     assert node.note_send(1.0) is not None
 
 
+def test_who_turns_out_to_have_no_disco_is_asked_otherwise_where_it_was_just_pinged() -> None:
+    node = make_node(FIRST)
+    assert node.note_send(0.0) is not None
+    node.note_ping_sent(FIRST, 0.0)
+    node.adopt(VIA, "quic", 1.0)
+    search = node.note_send(1.0)
+    assert search is not None
+    assert search.pings == [FIRST]
+
+
 def test_a_call_without_the_best_address_has_payload_search_at_once() -> None:
     node = make_node(FIRST)
     node.take_pong(FIRST, FIRST, 0.001, 0.0)
