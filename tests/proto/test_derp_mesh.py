@@ -865,6 +865,16 @@ class TestLinks:
         site.drain_events()
         assert MeshServerLost not in map(type, site.events)  # it was not lost, but left
 
+    def test_a_mesh_that_is_closed_between_two_attempts_makes_no_other(self) -> None:
+        mesh = new_mesh(random.Random(1))
+        mesh.start(now=0.0)
+        for event in list(iter(mesh.next_event, None)):
+            assert isinstance(event, TcpRequested)
+            mesh.complete_tcp(event.tcp_id, error="refused", now=0.0)
+        assert mesh.get_timer() == RETRY_INTERVAL
+        mesh.close(now=0.0)
+        assert mesh.get_timer() is None
+
     def test_packets_for_a_server_that_is_not_there_are_counted(self) -> None:
         mesh = new_mesh(random.Random(1))
         mesh.start(now=0.0)
