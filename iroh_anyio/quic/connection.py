@@ -435,8 +435,6 @@ class NodeConnection:
         self.node_id = context.peer_id
         self.alpn = event.alpn_protocol.encode("latin-1")
         self._handshake_deadline = None
-        if self.initial_cid is not None:
-            self._routes.pop(self.initial_cid, None)
         quic.release_handshake_buffers()
         self.parameters = peer_parameters(quic.received_extensions)
         if self.parameters.max_udp_payload_size is not None:

@@ -243,6 +243,7 @@ class Switchboard:
             unix_time=now + self.unix_offset,
         )
         conn = self._add(quic, incoming=True, keys=[key], now=now)
+        # As long as there is the connection: a copy of the packet may come by a much slower way.
         conn.initial_cid = admitted.initial_cid
         self._routes[admitted.initial_cid] = conn
         self._half_open.add(conn)

@@ -71,10 +71,10 @@ class Node(SimulatedEndpoint):
 class EndpointWorld:
     """The internet."""
 
-    def __init__(self, *, derp: bool = False, seed: int = 1) -> None:
+    def __init__(self, *, derp: bool = False, derp_latency: float = 0.02, seed: int = 1) -> None:
         self.network = Network(rng=random.Random(seed), start=500.0)
         if derp:
-            self.derp_host = self.network.add_host("derp", ip=DERP_IP, latency=0.02)
+            self.derp_host = self.network.add_host("derp", ip=DERP_IP, latency=derp_latency)
             self.derp = SimulatedDerper(self.derp_host, url=URL).derp
 
     def node(

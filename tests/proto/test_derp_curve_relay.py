@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from iroh_proto.derp import router as router_module
 from iroh_proto.derp.client import DerpClient
 from iroh_proto.derp.curve_frames import (
     GONE_DISCONNECTED,
@@ -278,6 +279,22 @@ def test_sending_to_ever_new_nobodies_costs_few_computations() -> None:
     world.give(tcp_id, b"".join(peer.codec.encode_packets(node, [b"x"]) for node in nobodies))
     assert x25519_of.cache_info().misses <= LOOKUPS_LIMIT
     assert world.server.stats.router.packets_without_route == len(nobodies)
+
+
+def test_a_client_that_sent_to_many_who_left_costs_few_computations_as_it_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router_module, "FAREWELL_LOOKUPS_LIMIT", 4)
+    router = DerpRouter()
+    router.connect(0, ALICE.public)
+    router.connect(1, curve(BOB))
+    for number in range(20, 40):
+        router.connect(number, key(number).public)
+        router.route(0, {key(number).public: [b"header", b"x"]})
+        router.disconnect(number)
+    x25519_of.cache_clear()
+    router.disconnect(0)
+    assert x25519_of.cache_info().misses <= 1 + 4  # its own, and theirs
 
 
 def test_packets_for_a_key_that_nobody_can_have_are_lost() -> None:

@@ -444,6 +444,15 @@ class TestRights:
         site.connect("tailscale", BOB)
         assert [event for event in site.events if isinstance(event, AccessRequested)]
 
+    def test_a_member_stays_though_clients_with_its_key_may_not(self) -> None:
+        site = Site("one", [], MESH_KEY)
+        site.connect("v2", ALICE, mesh_key=MESH_KEY)
+        bob_id, _ = site.connect("v2", BOB)
+        site.server.dismiss([ALICE.public, BOB.public], now=site.now)
+        site.flush()
+        left = [event.tcp_id for event in site.events if isinstance(event, ClientDisconnected)]
+        assert left == [bob_id]
+
     def test_a_mesh_needs_its_key_a_dialect_that_has_it_and_not_too_many_servers(self) -> None:
         def server(servers: list[MeshServer], mesh_key: MeshKey | None) -> DerpServer:
             return DerpServer(
@@ -855,6 +864,16 @@ class TestLinks:
         site.server.close(now=site.now)
         site.drain_events()
         assert MeshServerLost not in map(type, site.events)  # it was not lost, but left
+
+    def test_a_mesh_that_is_closed_between_two_attempts_makes_no_other(self) -> None:
+        mesh = new_mesh(random.Random(1))
+        mesh.start(now=0.0)
+        for event in list(iter(mesh.next_event, None)):
+            assert isinstance(event, TcpRequested)
+            mesh.complete_tcp(event.tcp_id, error="refused", now=0.0)
+        assert mesh.get_timer() == RETRY_INTERVAL
+        mesh.close(now=0.0)
+        assert mesh.get_timer() is None
 
     def test_packets_for_a_server_that_is_not_there_are_counted(self) -> None:
         mesh = new_mesh(random.Random(1))

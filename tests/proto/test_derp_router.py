@@ -284,6 +284,17 @@ class TestRouting:
         assert router.disconnect(2) == ([(3, A)], None)  # for what the one that waited had sent
         assert router.stats.clients_back == 2
 
+    def test_nothing_is_kept_of_a_node_whose_clients_all_gave_way_to_one_elsewhere(self) -> None:
+        router = DerpRouter()
+        router.connect(1, A)
+        assert router.set_aside(A) == 1
+        assert router._aliases == {}
+        router.connect(2, A, waits=True)
+        assert router.set_aside(A) == 2
+        assert router.disconnect(2) == ([], None)
+        assert router._aliases == {}
+        assert router._waiting == ({}, {})
+
     def test_who_was_sent_to_hears_of_the_end(self) -> None:
         router = DerpRouter()
         for client_id, node_id in ((1, A), (2, B), (3, C)):

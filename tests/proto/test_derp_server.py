@@ -581,6 +581,17 @@ class TestMisuse:
         assert connection.stats.faults == 0
         assert connection.get_timer() is None
 
+    def test_what_waits_for_a_client_that_is_given_up_is_dropped_and_counted(self) -> None:
+        connection, _ = admitted("v3")
+        connection.send_packets([b"h", b"p"], now=0.0)
+        assert connection.has_data_to_send
+        connection.abandon("too slow", now=0.0)
+        assert connection.data_to_send() == b""
+        assert connection.stats.packets_dropped == 1
+        (lost,) = events(connection)
+        assert isinstance(lost, ConnectionLost)
+        assert str(lost.error) == "too slow"
+
     @pytest.mark.parametrize("way", ["v2", "v3"])
     def test_older_dialects_have_no_words_for_a_client_s_standing(self, way: str) -> None:
         connection, _ = admitted(way)

@@ -306,6 +306,19 @@ def test_a_source_that_fails_too_often_has_to_wait() -> None:
                 keeper.open(bytes(60), sender=ALICE.public, source="a", now=now)
 
 
+def test_failures_of_one_host_count_together_whatever_the_port() -> None:
+    bob = make(BOB)
+    forged = sealed(CallMeMaybe([]).encode(), ALICE, EVE.public)
+    for port in range(1, FAILED_OPENS_LIMIT + 1):
+        bob.receive_datagrams([forged], UdpAddress("192.0.2.1", port), now=0.0)
+    genuine = sealed(Ping(bytes(12), ALICE.public).encode(), ALICE, BOB.public)
+    bob.receive_datagrams([genuine], UdpAddress("192.0.2.1", 9999), now=0.0)
+    assert events_of(bob) == []
+    assert bob.stats.bad_key == FAILED_OPENS_LIMIT + 1
+    bob.receive_datagrams([genuine], UdpAddress("192.0.2.2", 9999), now=0.0)
+    assert len(events_of(bob)) == 1
+
+
 def test_sources_of_failures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boxes, "FAILED_SOURCES_LIMIT", 4)
     keeper = BoxKeeper(secret_key=BOB)

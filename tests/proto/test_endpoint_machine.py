@@ -205,6 +205,7 @@ def test_a_stale_address_of_another_node_does_not_spoil_a_dial(what: str) -> Non
     world.network.run_for(1.0)
     assert alice.reason(number) is None
     assert squatter.established() == []
+    assert squatter.machine.stats.handshakes_begun <= 2  # its second answer was passed over
 
 
 def test_a_stale_address_does_not_spoil_a_dial_through_a_server() -> None:
@@ -365,6 +366,15 @@ def test_half_open_handshakes_are_bounded_and_end() -> None:
     assert len(bob.machine._board) == 0
     assert bob.machine._board._routes == {}
     assert bob.seen(ConnectionClosed) == []
+
+
+def test_a_half_open_connection_is_answered_at_few_addresses() -> None:
+    bob = EndpointWorld().node("bob")
+    ((first, _),) = first_packets(1, bob)
+    for port in range(1, 11):
+        bob.machine.receive_datagrams([first], UdpAddress("203.0.113.1", port), now=bob.now)
+    answered = {transmit.addr for transmit in bob.machine.datagrams_to_send()}
+    assert len(answered) == switchboard.ANSWERED_KEYS_LIMIT
 
 
 def test_under_pressure_honest_clients_come_in_by_retry() -> None:

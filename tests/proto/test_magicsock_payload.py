@@ -289,6 +289,16 @@ def test_payload_to_send_is_bounded_and_the_oldest_goes(monkeypatch: pytest.Monk
     assert sock.stats.sent_dropped == 15
 
 
+def test_what_was_drained_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "QUEUED_DATAGRAMS_LIMIT", 10)
+    sock = make()
+    for _ in range(10):
+        for port in (1, 2):
+            sock.send_payloads(UdpAddress("192.0.2.1", port), [QUIC] * 3, now=1.0)
+        assert len(sock.datagrams_to_send()) == 2
+    assert sock.stats.sent_dropped == 0
+
+
 def test_sending_nothing_sends_nothing() -> None:
     sock = make_direct()
     sock.send_payloads(PEER, [], now=1.0)

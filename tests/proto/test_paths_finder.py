@@ -340,6 +340,42 @@ def test_unused_strangers_are_pruned_by_the_heartbeat() -> None:
     assert finder.stats.nodes == node_map.INACTIVE_NODES_LIMIT
 
 
+def test_of_peers_that_are_too_many_those_unused_for_longest_are_pruned() -> None:
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    finder.start(now=0.0)
+    ids = [SecretKey.generate(random.Random(number)).public for number in range(100)]
+    for number, node_id in enumerate(ids):
+        finder.note_derp_payload(DerpAddress(URL, node_id), now=number / 100)
+    finder.note_derp_payload(DerpAddress(URL, ids[0]), now=2.0)
+    finder.handle_timer(now=50.0)
+    latest = ids[1 - node_map.INACTIVE_NODES_LIMIT :]
+    assert [info.node_id for info in finder.remote_infos()] == [ids[0], *latest]
+
+
+def test_a_peer_that_the_application_named_is_kept_before_one_that_it_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_map, "NODES_LIMIT", 2)
+    finder = PathFinder(secret_key=SecretKey(bytes(32)), rng=random.Random(1))
+    named, caller, third = (SecretKey.generate(random.Random(n)).public for n in range(3))
+    finder.add_node_addr(named, [NOWHERE], derp_url=None, now=0.0)
+    finder.adopt(DerpAddress(URL, caller), caller, "disco", now=1.0)
+    finder.add_node_addr(third, [NOWHERE], derp_url=None, now=100.0)
+    assert [info.node_id for info in finder.remote_infos()] == [named, third]
+
+
+def test_a_peer_is_found_where_another_one_was_that_is_forgotten() -> None:
+    world = World()
+    finder, former = quic_peer(world)
+    latter = SecretKey.generate(random.Random("another without disco"))
+    finder.adopt(NOWHERE, latter.public, "quic", now=world.now)
+    for challenge in challenges_of(finder):
+        finder.complete_challenge(challenge.request_id, now=world.now)
+    assert finder.node_at(NOWHERE, now=world.now) == latter.public
+    finder.forget(former.public, now=world.now)
+    assert finder.node_at(NOWHERE, now=world.now) == latter.public
+
+
 def test_forgotten_peers_are_gone() -> None:
     world = World()
     alice, bob = world.pair()
@@ -363,6 +399,20 @@ def test_a_network_change_takes_all_proofs_back() -> None:
     assert alice.kind(bob) == "direct"
 
 
+def test_after_a_network_change_payload_looks_for_a_way_at_once() -> None:
+    world = World()
+    alice, bob = world.pair()
+    world.drop = no_udp
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    alice.sent.clear()
+    alice.send(bob)
+    assert [packet.data for _, packet in alice.sent] == [None]
+    alice.finder.network_changed(now=world.now)
+    alice.send(bob)
+    assert len([packet for _, packet in alice.sent if packet.data is not None]) == 1
+
+
 def test_after_a_network_change_old_addresses_are_told_to_nobody() -> None:
     world = World()
     alice, bob = world.pair()
@@ -373,6 +423,14 @@ def test_after_a_network_change_old_addresses_are_told_to_nobody() -> None:
     assert not any(isinstance(event, CallMeMaybeReceived) for _, event in bob.events)
     world.run(0.15)
     assert any(isinstance(event, CallMeMaybeReceived) for _, event in bob.events)
+
+
+def test_a_new_address_of_ones_own_is_no_reason_to_look_for_peers_that_are_not_in_use() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr, derp=True)
+    alice.finder.set_own_addresses([alice.addr, NOWHERE], now=world.now)
+    assert alice.finder.datagrams_to_send() == []
 
 
 def test_one_is_no_peer_of_oneself() -> None:
@@ -387,6 +445,17 @@ def test_after_close_nothing_is_due() -> None:
     alice, bob = world.pair()
     alice.learn(bob, bob.addr, derp=True)
     alice.send(bob)
+    alice.finder.close(now=world.now)
+    assert alice.finder.get_timer() is None
+
+
+def test_after_close_a_proof_that_ends_is_no_news() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, bob.addr)
+    alice.send(bob)
+    world.run(1.0)
+    assert alice.kind(bob) == "direct"
     alice.finder.close(now=world.now)
     assert alice.finder.get_timer() is None
 
@@ -432,6 +501,18 @@ def test_the_answer_of_a_peer_that_was_forgotten_means_nothing() -> None:
     assert finder.stats.challenges_answered == 0
     with pytest.raises(LocalProtocolError, match="no request"):
         finder.complete_challenge(challenge.request_id + 1, now=world.now)
+
+
+def test_challenges_end_with_their_peer_and_with_the_node() -> None:
+    world = World()
+    finder, peer = quic_peer(world)
+    assert len(challenges_of(finder)) == 1
+    finder.forget(peer.public, now=world.now)
+    finder.handle_timer(now=world.now + PING_TIMEOUT)
+    assert finder.next_event() is None
+    finder, _ = quic_peer(World())
+    finder.close(now=world.now)
+    assert finder.get_timer() is None
 
 
 def test_challenges_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,6 +636,17 @@ def test_a_ping_in_the_name_of_another_address_is_answered_and_asked_back_once()
     sent = [packet.data for _, packet in alice.sent if packet.target == victim]
     assert len(sent) == 2  # a pong and a ping
     assert sum(len(data or b"") for data in sent) <= 3 * len(transmit.datagrams[0])
+
+
+def test_who_pings_through_a_derp_server_is_in_use_from_the_first_ping() -> None:
+    world = World()
+    alice, bob = world.pair()
+    alice.learn(bob, derp=True)
+    world.drop = lambda packet: packet.data is None
+    alice.send(bob)
+    world.run(DERP_LATENCY)
+    (info,) = bob.finder.remote_infos()
+    assert info.last_used == world.now
 
 
 def test_strangers_leave_pings_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -133,6 +134,14 @@ def test_what_a_stun_server_sees_is_told_too() -> None:
     assert host.told() == ["10.1.2.3:4000", str(PUBLIC)]
 
 
+def test_an_address_without_a_port_is_not_told_whoever_saw_it() -> None:
+    host = Host()
+    host.seen_as = UdpAddress(PUBLIC.ip, 0)
+    host.machine.set_server(SERVER, now=host.now)
+    host.serve()
+    assert host.told() == ["10.1.2.3:4000"]
+
+
 def test_the_name_of_a_server_is_resolved_first() -> None:
     host = Host()
     host.names["derp.example"] = ("bad", "2001:db8::53", "192.0.2.53", "192.0.2.54")
@@ -237,6 +246,32 @@ def test_a_silent_stun_server_is_asked_by_qad_soon_and_the_next_time_at_once() -
     host.serve()
     assert len(host.observations()) == 2
     assert host.found[-1][0] == host.now
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda machine, now: machine.set_server(
+            AddressServer(host="192.0.2.54", stun_port=3478, quic_port=7842), now=now
+        ),
+        lambda machine, now: machine.network_changed(now=now),
+    ],
+    ids=["server", "network"],
+)
+def test_stun_goes_first_again_after_a_change(
+    change: Callable[[OwnAddresses, float], None],
+) -> None:
+    host = Host()
+    host.seen_as, host.observed_as = None, PUBLIC
+    host.machine.set_server(with_qad(), now=host.now)
+    host.serve()
+    host.run(OBSERVATION_DELAY + 5.0)
+    asked = len(host.observations())
+    host.seen_as = PUBLIC
+    change(host.machine, host.now)
+    host.serve()
+    assert str(PUBLIC) in host.told()
+    assert len(host.observations()) == asked
 
 
 def test_a_late_stun_answer_makes_qad_needless() -> None:

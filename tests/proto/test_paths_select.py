@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -264,6 +265,16 @@ def test_paths_of_a_peer_are_bounded_and_the_useful_ones_stay() -> None:
     assert UdpAddress("198.51.100.1", 999) in paths.paths
 
 
+def test_the_address_that_payload_goes_to_makes_no_room_for_others() -> None:
+    node = make_node(FIRST)
+    node.note_disco(0.0)
+    named = [UdpAddress("192.0.2.9", port) for port in range(1, PATHS_LIMIT + 1)]
+    node.udp.take_call_me_maybe(named, 1.0)
+    node.settle(1.0)
+    assert len(node.udp.paths) == PATHS_LIMIT
+    assert node.route(1.0) == ((FIRST,), URL)
+
+
 def test_addresses_that_only_pings_speak_for_push_out_no_other() -> None:
     paths = make_paths(FIRST)
     paths.take_call_me_maybe([FIRST], 0.0)
@@ -474,6 +485,12 @@ def test_a_handshake_makes_its_address_the_one_to_try() -> None:
     assert node.route(1.0) == ((UdpAddress("192.0.2.1", 17),), URL)
 
 
+def test_a_ping_from_where_nothing_can_be_sent_is_not_pinged_back() -> None:
+    node = NodeState(PEER, reach=make_reach(ipv6=False), rng=random.Random(1), now=0.0)
+    assert node.take_ping(FIRST_V6, bytes(12), 0.0) == (True, False)
+    assert node.take_ping(FIRST, bytes(12), 0.0) == (True, True)
+
+
 def test_pongs_across_kinds_of_path_prove_nothing() -> None:
     node = make_node(FIRST)
     node.note_disco(0.0)
@@ -506,6 +523,48 @@ def test_a_call_without_the_best_address_takes_its_proof_back() -> None:
     assert set(search.pings) == {VIA, FIRST, SECOND}
     assert search.call_me_maybe is None
     assert node.route(1.0) == ((FIRST,), URL)
+    assert node.note_send(1.0) is not None
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        lambda node: node.add_addresses([SECOND], derp_url=None, now=1.0),
+        lambda node: node.add_addresses([], derp_url=OTHER_URL, now=1.0),
+        lambda node: node.take_pong(VIA_OTHER, VIA_OTHER, 0.1, 1.0),
+        lambda node: node.adopt(FIRST, "quic", 1.0),
+    ],
+    ids=["an address", "a server", "an answer through another server", "a handshake"],
+)
+def test_what_is_new_of_a_peer_has_payload_search_at_once(
+    news: Callable[[NodeState], None],
+) -> None:
+    node = make_node(FIRST)
+    node.take_ping(VIA_OTHER, bytes(12), 0.0)
+    assert node.note_send(0.0) is not None
+    assert node.note_send(1.0) is None
+    news(node)
+    node.settle(1.0)
+    assert node.note_send(1.0) is not None
+
+
+def test_who_turns_out_to_have_no_disco_is_asked_otherwise_where_it_was_just_pinged() -> None:
+    node = make_node(FIRST)
+    assert node.note_send(0.0) is not None
+    node.note_ping_sent(FIRST, 0.0)
+    node.adopt(VIA, "quic", 1.0)
+    search = node.note_send(1.0)
+    assert search is not None
+    assert search.pings == [FIRST]
+
+
+def test_a_call_without_the_best_address_has_payload_search_at_once() -> None:
+    node = make_node(FIRST)
+    node.take_pong(FIRST, FIRST, 0.001, 0.0)
+    assert node.note_send(0.0) is not None
+    node.take_call_me_maybe([FIRST], 1.0)
+    assert node.note_send(1.0) is None
+    node.take_call_me_maybe([SECOND], 1.0)
     assert node.note_send(1.0) is not None
 
 

@@ -10,6 +10,7 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
+from iroh_anyio.quic import qad_server
 from iroh_anyio.quic.aioquic_private import ObservingConnection
 from iroh_anyio.quic.observed_address import (
     CLOSE_CODE,
@@ -217,6 +218,16 @@ def test_another_server_of_the_same_family_replaces_the_first() -> None:
     assert len(world.server.machine) == 0
 
 
+def test_a_server_of_each_family_may_be_asked() -> None:
+    client = QadClient()
+    other = UdpAddress("2001:db8::7", 7842)
+    for number, server in enumerate((SERVER, other)):
+        client.ask(number, server, server_name=NAME, now=0.0)
+    assert client.is_server(SERVER)
+    assert client.is_server(other)
+    assert client.next_event() is None
+
+
 def test_a_client_that_falls_silent_is_forgotten() -> None:
     world = World()
     world.ask(1)
@@ -373,6 +384,30 @@ def test_half_open_handshakes_are_bounded_and_end() -> None:
     assert len(server) == 0
     assert now >= HANDSHAKE_TIMEOUT
     assert server.stats.errored == server.stats.accepted
+
+
+def test_clients_whose_handshake_is_complete_take_no_room_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qad_server, "MAX_HALF_OPEN", 1)
+    world = World()
+    world.ask(1)
+    world.answer(1)
+    world.server.machine.receive_datagrams(first_packets(1), UdpAddress("192.0.2.1", 1), now=0.0)
+    assert len(world.server.machine) == 2
+
+
+def test_a_full_or_closed_server_takes_no_more_clients() -> None:
+    server = QadServer(
+        certificates=[CERTIFICATE], private_key=KEY, rng=random.Random(1), max_connections=1
+    )
+    for number in range(2):
+        server.receive_datagrams(first_packets(number), UdpAddress("192.0.2.1", 1), now=0.0)
+    assert (server.stats.accepted, server.stats.refused) == (1, 1)
+    server = make_server(random.Random(1))
+    server.close(now=0.0)
+    server.receive_datagrams(first_packets(1), UdpAddress("192.0.2.1", 1), now=0.0)
+    assert server.stats.accepted == 0
 
 
 def test_garbage_begins_nothing() -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from iroh_anyio.quic.aioquic_private.context import pull_alpn, push_alpn
 from iroh_anyio.quic.events import CloseReason, ConnectionEstablished
 from iroh_anyio.quic.options import EndpointOptions, IdentityMode
-from iroh_anyio.quic.parameters import peer_parameters
+from iroh_anyio.quic.parameters import INITIAL_MAX_PATH_ID, N0_NAT_TRAVERSAL, peer_parameters
 from iroh_anyio.quic.tls import (
     CLIENT_CERTIFICATE_TYPE,
     CLIENT_GROUPS,
@@ -371,6 +371,12 @@ def test_released_peers_announce_whether_they_punch_in_quic(vectors_path: Path) 
         assert parameters.punches_in_quic is punches
         assert parameters.max_udp_payload_size == 1472
         assert parameters.idle_timeout == 30.0
+
+
+@pytest.mark.parametrize("identifier", [INITIAL_MAX_PATH_ID, N0_NAT_TRAVERSAL])
+def test_multipath_and_hole_punching_each_tell_that_a_peer_punches_in_quic(identifier: int) -> None:
+    parameters = peer_parameters([(0x39, encode_parameters({hex(identifier): "01"}))])
+    assert parameters.punches_in_quic
 
 
 def test_certificate_types_are_those_of_released_peers(vectors_path: Path) -> None:
