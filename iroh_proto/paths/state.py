@@ -311,7 +311,7 @@ class NodeState:
     def take_pong(self, addr: Address, source: Address, latency: float, now: float) -> bool:
         """Take the pong to a ping that went to ``addr``, and say whether it counts."""
         if isinstance(addr, UdpAddress) and isinstance(source, UdpAddress):
-            return self.udp.take_pong(addr, source, latency, now)
+            return self.udp.take_pong(addr, latency, now)
         if isinstance(addr, DerpAddress) and addr == source:
             path = self._path(addr)
             if path is not None:
@@ -420,7 +420,7 @@ class NodeState:
 
     def take_answer(self, addr: UdpAddress, latency: float, now: float) -> bool:
         """Take the answer to a challenge that went to ``addr``, and say whether it counts."""
-        if not self.udp.take_pong(addr, addr, latency, now):
+        if not self.udp.take_pong(addr, latency, now):
             return False
         self.udp.follow(addr, now)
         return True

@@ -100,14 +100,15 @@ class UdpPaths:
         path = self.paths[addr] = PathState(now)
         return path
 
-    def take_pong(self, addr: UdpAddress, source: UdpAddress, latency: float, now: float) -> bool:
+    def take_pong(self, addr: UdpAddress, latency: float, now: float) -> bool:
         """Take the pong to a ping that went to ``addr``, and say whether it proves anything.
 
-        A node with several addresses may answer from another than the one pinged. It still is
-        the ping that got there, but the answer has to come from an address known before. Of that
-        one it proves nothing: whoever sees a pong can send it on from anywhere.
+        It proves that the ping got there, whatever address it came from (RFC 9000, 8.2.3, has the
+        same): a node with several may answer from another, and a NAT whose mapping depends on the
+        destination answers from a port of its own for each port it is pinged from. Of the place
+        that it came from it proves nothing: whoever sees a pong can send it on from anywhere.
         """
-        if source not in self.paths or addr not in self.paths:
+        if addr not in self.paths:
             return False
         self.paths[addr].pong = PongRecord(latency, now)
         best = self.best

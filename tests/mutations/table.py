@@ -99,17 +99,17 @@ MUTATIONS = (
     ),
     # What is a proof
     Mutation(
-        "a pong from an unknown address is accepted",
-        "iroh_proto/paths/udp_paths.py",
-        "if source not in self.paths or addr not in self.paths:",
-        "if addr not in self.paths:",
+        "a pong that came through a DERP server proves a UDP address",
+        "iroh_proto/paths/state.py",
+        "if isinstance(addr, UdpAddress) and isinstance(source, UdpAddress):",
+        "if isinstance(addr, UdpAddress):",
         (*PATHS, *MAGICSOCK),
     ),
     Mutation(
         "a pong proves the address that it came from, not the one pinged",
-        "iroh_proto/paths/udp_paths.py",
-        "best.is_valid(now):\n            self.best = BestAddress(addr,",
-        "best.is_valid(now):\n            self.best = BestAddress(source,",
+        "iroh_proto/paths/state.py",
+        "return self.udp.take_pong(addr, latency, now)",
+        "return self.udp.take_pong(source, latency, now)",
         (*PATHS, *MAGICSOCK),
     ),
     Mutation(

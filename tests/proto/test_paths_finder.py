@@ -289,7 +289,10 @@ def test_a_peer_forgotten_in_mid_air_leaves_nothing_behind() -> None:
     assert len(calls) == 1  # of the first dial
 
 
-def test_a_pong_from_an_address_that_is_not_the_peers_is_ignored() -> None:
+@pytest.mark.parametrize(("by_derp", "kind"), [(False, "direct"), (True, "mixed")])
+def test_a_pong_proves_the_pinged_address_from_wherever_it_comes_by_udp(
+    by_derp: bool, kind: str
+) -> None:
     world = World()
     alice, bob = world.pair()
     alice.learn(bob, bob.addr, derp=True)
@@ -297,9 +300,11 @@ def test_a_pong_from_an_address_that_is_not_the_peers_is_ignored() -> None:
     alice.send(bob)
     world.run(0.1)
     pong = next(p.data for _, p in bob.sent if is_udp(p) and p.data is not None)
-    alice.finder.receive_datagrams([pong], NOWHERE, now=world.now)
-    assert alice.finder.stats.pongs_ignored == 1
-    assert alice.kind(bob) == "mixed"
+    source = DerpAddress(URL, bob.id) if by_derp else NOWHERE
+    alice.finder.receive_datagrams([pong], source, now=world.now)
+    assert alice.finder.stats.pongs_ignored == by_derp
+    assert alice.kind(bob) == kind
+    assert alice.finder.path_info(bob.id).addr == bob.addr
 
 
 def test_when_all_peers_are_in_use_the_application_hears_of_it(

@@ -329,7 +329,7 @@ def test_pruned_paths_take_their_index_along() -> None:
     paths = UdpPaths(reach=Reachability(ipv4_socket=True), rng=random.Random(1))
     for port in range(1, INACTIVE_PATHS_LIMIT + 2):
         paths.add(UdpAddress("192.0.2.1", port), 0.0)
-    paths.take_pong(FIRST, FIRST, 0.1, 0.0)
+    paths.take_pong(FIRST, 0.1, 0.0)
     for path in paths.paths.values():
         path.call_me_maybe_at = 10.0
     paths.prune(0.0 + ALIVE_TIME + 20.0)

@@ -168,43 +168,46 @@ def test_another_path_has_to_be_clearly_faster(
 @given(st.lists(st.floats(0.010, 0.010 + SWITCH_GAIN * 0.9), min_size=2, max_size=50))
 def test_paths_with_jitter_below_the_gain_do_not_alternate(latencies: list[float]) -> None:
     paths = make_paths(FIRST, SECOND)
-    paths.take_pong(FIRST, FIRST, latencies[0], 0.0)
+    paths.take_pong(FIRST, latencies[0], 0.0)
     for number, latency in enumerate(latencies[1:]):
         addr = (SECOND, FIRST)[number % 2]
-        paths.take_pong(addr, addr, latency, number * 0.1)
+        paths.take_pong(addr, latency, number * 0.1)
         assert paths.best is not None
         assert paths.best.addr == FIRST
 
 
-def test_a_pong_from_an_unknown_address_or_for_a_dropped_path_proves_nothing() -> None:
+def test_a_pong_for_a_dropped_path_proves_nothing() -> None:
     paths = make_paths(FIRST)
-    assert not paths.take_pong(FIRST, SECOND, 0.1, 1.0)
-    assert not paths.take_pong(SECOND, FIRST, 0.1, 1.0)
+    assert not paths.take_pong(SECOND, 0.1, 1.0)
     assert paths.best is None
 
 
-def test_a_pong_from_another_known_address_proves_the_one_that_was_pinged() -> None:
-    paths = make_paths(FIRST, SECOND)
-    assert paths.take_pong(FIRST, SECOND, 0.1, 1.0)
-    assert paths.best is not None
-    assert paths.best.addr == FIRST
-    assert (paths.paths[FIRST].latency, paths.paths[SECOND].latency) == (0.1, None)
+@pytest.mark.parametrize("source", [SECOND, THIRD], ids=["known", "unknown"])
+def test_a_pong_from_another_address_proves_the_one_that_was_pinged_and_no_other(
+    source: UdpAddress,
+) -> None:
+    node = make_node(FIRST, SECOND)
+    node.note_disco(0.0)
+    assert node.take_pong(FIRST, source, 0.1, 1.0)
+    assert node.route(1.0) == ((FIRST,), None)
+    latencies = {addr: path.latency for addr, path in node.udp.paths.items()}
+    assert latencies == {FIRST: 0.1, SECOND: None}
 
 
 def test_an_outdated_best_address_makes_way_for_any_proof() -> None:
     paths = make_paths(FIRST, SECOND)
-    paths.take_pong(FIRST, FIRST, 0.01, 0.0)
-    paths.take_pong(SECOND, SECOND, 0.9, TRUST_TIME)
+    paths.take_pong(FIRST, 0.01, 0.0)
+    paths.take_pong(SECOND, 0.9, TRUST_TIME)
     assert paths.best is not None
     assert paths.best.addr == SECOND
 
 
 def test_a_lost_best_address_is_followed_by_the_fastest_that_is_still_proven() -> None:
     paths = make_paths(FIRST, SECOND, THIRD, FIRST_V6)
-    paths.take_pong(THIRD, THIRD, 0.300, 0.0)
-    paths.take_pong(SECOND, SECOND, 0.200, 1.0)
-    paths.take_pong(FIRST, FIRST, 0.010, 1.0)
-    paths.take_pong(FIRST_V6, FIRST_V6, 0.200, 1.0)
+    paths.take_pong(THIRD, 0.300, 0.0)
+    paths.take_pong(SECOND, 0.200, 1.0)
+    paths.take_pong(FIRST, 0.010, 1.0)
+    paths.take_pong(FIRST_V6, 0.200, 1.0)
     del paths.paths[FIRST]
     paths.settle(2.0)
     assert paths.best is not None
@@ -218,7 +221,7 @@ def test_a_best_address_that_can_no_longer_be_sent_to_is_dropped() -> None:
     reach = make_reach()
     paths = UdpPaths(reach=reach, rng=random.Random(1))
     paths.add(FIRST_V6, 0.0)
-    paths.take_pong(FIRST_V6, FIRST_V6, 0.1, 0.0)
+    paths.take_pong(FIRST_V6, 0.1, 0.0)
     paths.settle(0.0)
     assert paths.is_proven(0.0)
     reach.ipv6_socket = False
@@ -231,7 +234,7 @@ def test_a_best_address_of_a_family_that_seems_not_to_work_stays_while_it_is_pro
     reach = make_reach()
     paths = UdpPaths(reach=reach, rng=random.Random(1))
     paths.add(FIRST_V6, 0.0)
-    paths.take_pong(FIRST_V6, FIRST_V6, 0.1, 0.0)
+    paths.take_pong(FIRST_V6, 0.1, 0.0)
     reach.ipv6_works = False
     paths.settle(TRUST_TIME - 0.1)
     assert paths.is_proven(TRUST_TIME - 0.1)
@@ -242,8 +245,8 @@ def test_a_best_address_of_a_family_that_seems_not_to_work_stays_while_it_is_pro
 
 def test_a_call_me_maybe_takes_back_what_was_proven_of_addresses_it_does_not_name() -> None:
     paths = make_paths(FIRST, SECOND)
-    paths.take_pong(FIRST, FIRST, 0.1, 0.0)
-    paths.take_pong(SECOND, SECOND, 0.1, 0.0)
+    paths.take_pong(FIRST, 0.1, 0.0)
+    paths.take_pong(SECOND, 0.1, 0.0)
     assert paths.take_call_me_maybe([FIRST], 1.0)
     assert paths.paths[FIRST].pong is not None
     assert paths.paths[SECOND].pong is None
@@ -256,7 +259,7 @@ def test_a_call_me_maybe_takes_back_what_was_proven_of_addresses_it_does_not_nam
 
 def test_paths_of_a_peer_are_bounded_and_the_useful_ones_stay() -> None:
     paths = make_paths(FIRST, SECOND)
-    paths.take_pong(FIRST, FIRST, 0.1, 0.0)
+    paths.take_pong(FIRST, 0.1, 0.0)
     paths.paths[SECOND].last_got_ping = 0.0
     for port in range(1, 1000):
         paths.add(UdpAddress("198.51.100.1", port), float(port))
@@ -650,7 +653,7 @@ def test_a_handshake_may_have_come_from_several_addresses() -> None:
 
 def test_another_than_the_best_address_is_distrusted_without_harm_to_that() -> None:
     paths = make_paths(FIRST, SECOND)
-    assert paths.take_pong(FIRST, FIRST, 0.01, 1.0)
+    assert paths.take_pong(FIRST, 0.01, 1.0)
     paths.distrust(SECOND)
     assert paths.is_proven(1.0)
     paths.distrust(FIRST)
