@@ -300,8 +300,10 @@ class NodeConnection:
 
         :raises LocalProtocolError: if the connection is not open, the peer takes no datagrams,
             or this one is too large.
+        :raises TypeError: if it is not made of bytes.
         """
         self.check_open()
+        data = bytes(memoryview(data))  # what is no bytes aioquic would not write, but too late
         limit = self.max_datagram_payload
         if limit is None:
             raise LocalProtocolError("the peer takes no QUIC datagrams")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,27 @@ def test_datagrams_travel() -> None:
     alice.give(lambda machine, now: machine.send_datagram(number, bytes(limit), now=now))
     world.network.run_for(0.5)
     assert [len(event.data) for event in bob.seen(QuicDatagramReceived)] == [limit]
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_a_datagram_may_be_any_bytes(kind: Callable[[bytes], bytes]) -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    alice.give(lambda machine, now: machine.send_datagram(number, kind(b"data"), now=now))
+    world.network.run_for(0.5)
+    assert [event.data for event in bob.seen(QuicDatagramReceived)] == [b"data"]
+
+
+def test_a_datagram_that_is_no_bytes_costs_an_error_and_no_connection() -> None:
+    world = EndpointWorld()
+    alice, bob = world.two()
+    number = world.connect(alice, bob.addr())
+    text: Any = "text"
+    with pytest.raises(TypeError, match="bytes-like object is required, not 'str'"):
+        alice.give(lambda machine, now: machine.send_datagram(number, text, now=now))
+    world.network.run_for(0.5)
+    assert alice.seen(ConnectionClosed) == []
 
 
 # Dials that fail
