@@ -317,6 +317,20 @@ async def test_streams_nobody_holds_do_not_block_the_connection() -> None:
         assert await near.receive() == b"still works"
 
 
+async def test_a_stream_the_peer_has_yet_to_allow_can_be_closed() -> None:
+    async with joined({"options": EndpointOptions(max_streams=2)}) as (dialled, accepted):
+        allowed = [await open_pair(dialled, accepted) for _ in range(2)]
+        async with await dialled.open_bi() as waiting:
+            await waiting.send(b"later")
+        for near, far in allowed:
+            await near.aclose()
+            await far.aclose()
+        stream = await accepted.accept_bi()
+        assert await read_all(stream) == b"later"
+        with pytest.raises(StreamStopped):
+            await send_for_ever(stream)
+
+
 async def test_unread_bytes_of_streams_nobody_holds_any_more_do_not_count() -> None:
     size, streams = 50_000, 5
     options = EndpointOptions(connection_window=2 * size, stream_window=size)
