@@ -93,7 +93,7 @@ class SendStream(ByteSendStream):
             await self._progress.wait()
 
     def reset(self, code: int = 0) -> None:
-        """Give up sending: what is not yet delivered may be lost, and the peer is told ``code``.
+        """Give up sending: what the peer has not read may be lost, and it is told ``code``.
 
         Nothing happens on a connection that is over.
         """
@@ -169,7 +169,8 @@ class ReceiveStream(ByteReceiveStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return at least one and at most ``max_bytes`` bytes, waiting for them if need be.
 
-        What arrived before a reset or the end of the connection is returned first.
+        What arrived before the end of the connection is returned first; a reset drops what is
+        unread.
 
         :raises anyio.EndOfStream: after the last byte.
         :raises anyio.ClosedResourceError: if this side stopped or closed the stream.
@@ -185,8 +186,7 @@ class ReceiveStream(ByteReceiveStream):
                     raise anyio.ClosedResourceError("this side has stopped receiving the stream")
                 if self._chunks:
                     data = self._take(max_bytes)
-                    if self._reset is None:
-                        self._link.consume(self._stream_id, len(data))
+                    self._link.consume(self._stream_id, len(data))
                     return data
                 if self._ended or self._reset is not None:
                     # A stream without bytes counts as unread, and against what the peer may
@@ -225,8 +225,11 @@ class ReceiveStream(ByteReceiveStream):
         self._arrived.set()
 
     def note_reset(self, code: int) -> None:
-        """Take the news that the peer gave up sending."""
+        """Take the news that the peer gave up sending, and drop what is unread."""
         self._reset = code
+        # The peer may send as many bytes on other streams now: kept ones would have no bound.
+        self._chunks.clear()
+        self._offset = 0
         self._arrived.set()
 
     def wake(self) -> None:

@@ -151,6 +151,18 @@ async def test_a_reset_is_told_with_its_code() -> None:
         assert await near.receive() == b"the other half lives"
 
 
+async def test_a_reset_drops_what_is_unread() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        await near.send(b"read, unread")
+        assert await far.receive(4) == b"read"
+        near.reset(42)
+        await open_pair(dialled, accepted)  # by when the reset has arrived
+        for _ in range(2):
+            with pytest.raises(StreamReset, match="code 42"):
+                await far.receive()
+
+
 async def test_a_receiver_that_stops_is_told_with_its_code() -> None:
     async with joined() as (dialled, accepted):
         near, far = await open_pair(dialled, accepted)
