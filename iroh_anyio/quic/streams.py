@@ -193,8 +193,10 @@ class StreamTable:
         stream = self._streams.get(stream_id)
         if count is not None and count < 0:
             raise LocalProtocolError(f"{count} bytes consumed")
-        if stream is None or self._is_done_receiving(stream_id, stream):
+        if stream is None:
             return False
+        if self._is_done_receiving(stream_id, stream):
+            return stream_id not in self._streams  # it was the first look, and makes room
         if count is None:
             count = stream.delivered - stream.consumed
         if count > stream.delivered - stream.consumed:

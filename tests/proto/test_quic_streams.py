@@ -300,6 +300,17 @@ def test_a_reset_ends_the_stream_and_gives_back_the_window() -> None:
     assert pair.client.seen(StreamDelivered) == []
 
 
+def test_looking_at_a_stream_that_was_reset_is_for_the_peer_to_know() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.reset(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.server.seen(StreamReset)
+    assert server.consume(stream_id, 0) is True
+    assert server.consume(stream_id, 0) is False
+
+
 def test_stopping_tells_the_peer_and_gives_back_the_window() -> None:
     pair = small_pair()
     client, server = streams_of(pair.client), streams_of(pair.server)
