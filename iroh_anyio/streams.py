@@ -18,7 +18,10 @@ from iroh_anyio.signals import Signal
 
 
 class SendStream(ByteSendStream):
-    """A stream, or the half of one, that this side sends on."""
+    """A stream, or the half of one, that this side sends on.
+
+    One that nobody holds any more is ended as by :meth:`aclose`, as quinn's are.
+    """
 
     def __init__(self, link: Link, stream_id: int) -> None:
         self._link = link
@@ -29,6 +32,12 @@ class SendStream(ByteSendStream):
         self._reset = False
         self._delivered = False
         self._stopped: int | None = None
+
+    def __del__(self) -> None:
+        # Nobody has to say that a stream is done with. It counts against what the peer may open
+        # until it has ended, and the peer may wait for the end.
+        if not self._ended and self._stopped is None:
+            self._link.end_soon(self._stream_id)
 
     @property
     def stream_id(self) -> int:
