@@ -91,7 +91,7 @@ class StreamReset(EndpointError, anyio.BrokenResourceError):
 
     def __init__(self, code: int) -> None:
         super().__init__(
-            f"the peer reset the stream with code {code}: what it had still to send is lost; "
+            f"the peer reset the stream with code {code}: what is not yet read is lost; "
             "open another stream to try again"
         )
         self.code = code

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from iroh_anyio.driver import Driver
 from iroh_anyio.errors import raise_closed
 from iroh_anyio.quic.endpoint_machine import EndpointMachine
 from iroh_anyio.quic.events import CloseReason, EndpointEvent
+from iroh_proto.errors import LocalProtocolError
 
 
 class Link:
@@ -61,6 +63,14 @@ class Link:
             self.machine.stop_sending(self.number, stream_id, code, now=self.driver.now())
             self.driver.flush()
 
+    def end_soon(self, stream_id: int) -> None:
+        """Send the end of a stream, if that is still possible, in another turn of the event loop.
+
+        For finalizers, as :meth:`discard_soon` is.
+        """
+        if self.reason is None:
+            self.driver.call_soon(partial(self._end_if_open, stream_id))
+
     def discard_soon(self, stream_id: int) -> None:
         """Let the peer send on as if all were read, in another turn of the event loop.
 
@@ -74,3 +84,9 @@ class Link:
         if self.reason is None:
             self.machine.consume(self.number, stream_id, count, now=self.driver.now())
             self.driver.flush()
+
+    def _end_if_open(self, stream_id: int) -> None:
+        # Within the turn the peer may have stopped it, with so many others that it is forgotten.
+        if self.reason is None:
+            with suppress(LocalProtocolError):
+                self.send_stream(stream_id, b"", end=True)

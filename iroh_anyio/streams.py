@@ -18,7 +18,10 @@ from iroh_anyio.signals import Signal
 
 
 class SendStream(ByteSendStream):
-    """A stream, or the half of one, that this side sends on."""
+    """A stream, or the half of one, that this side sends on.
+
+    One that nobody holds any more is ended as by :meth:`aclose`, as quinn's are.
+    """
 
     def __init__(self, link: Link, stream_id: int) -> None:
         self._link = link
@@ -29,6 +32,12 @@ class SendStream(ByteSendStream):
         self._reset = False
         self._delivered = False
         self._stopped: int | None = None
+
+    def __del__(self) -> None:
+        # Nobody has to say that a stream is done with. It counts against what the peer may open
+        # until it has ended, and the peer may wait for the end.
+        if not self._ended and self._stopped is None:
+            self._link.end_soon(self._stream_id)
 
     @property
     def stream_id(self) -> int:
@@ -93,7 +102,7 @@ class SendStream(ByteSendStream):
             await self._progress.wait()
 
     def reset(self, code: int = 0) -> None:
-        """Give up sending: what is not yet delivered may be lost, and the peer is told ``code``.
+        """Give up sending: what the peer has not read may be lost, and it is told ``code``.
 
         Nothing happens on a connection that is over.
         """
@@ -169,7 +178,8 @@ class ReceiveStream(ByteReceiveStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return at least one and at most ``max_bytes`` bytes, waiting for them if need be.
 
-        What arrived before a reset or the end of the connection is returned first.
+        What arrived before the end of the connection is returned first; a reset drops what is
+        unread.
 
         :raises anyio.EndOfStream: after the last byte.
         :raises anyio.ClosedResourceError: if this side stopped or closed the stream.
@@ -185,8 +195,7 @@ class ReceiveStream(ByteReceiveStream):
                     raise anyio.ClosedResourceError("this side has stopped receiving the stream")
                 if self._chunks:
                     data = self._take(max_bytes)
-                    if self._reset is None:
-                        self._link.consume(self._stream_id, len(data))
+                    self._link.consume(self._stream_id, len(data))
                     return data
                 if self._ended or self._reset is not None:
                     # A stream without bytes counts as unread, and against what the peer may
@@ -225,8 +234,11 @@ class ReceiveStream(ByteReceiveStream):
         self._arrived.set()
 
     def note_reset(self, code: int) -> None:
-        """Take the news that the peer gave up sending."""
+        """Take the news that the peer gave up sending, and drop what is unread."""
         self._reset = code
+        # The peer may send as many bytes on other streams now: kept ones would have no bound.
+        self._chunks.clear()
+        self._offset = 0
         self._arrived.set()
 
     def wake(self) -> None:

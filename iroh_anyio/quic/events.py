@@ -97,6 +97,9 @@ class StreamDataReceived:
 class StreamReset:
     """The peer gave up sending on a stream; bytes not yet received are lost.
 
+    The windows are open again for those received and not consumed: a host that keeps them has
+    them without bound. It owes no ``consume`` for them any more.
+
     A host that never called anything on this stream owes a ``consume`` of 0 bytes, or a
     ``stop_sending``; until then it counts as one of those the peer may have open.
     """

@@ -7,9 +7,10 @@ known size.
 
 A stream's receiving side goes ``open -> ended -> closed`` (all bytes arrived, then all consumed),
 or to ``stopped`` when the application wants no more (what still comes is credited and dropped),
-or to ``closed`` at once when the peer resets it. Its sending side goes from ``open`` to
-``stopped`` (the peer wants no more) or ``closed`` (ended or reset here). A stream whose two sides
-are both at their end is forgotten.
+or to ``closed`` at once when the peer resets it (what is not consumed is credited, and for the
+application to drop, as quinn does and RFC 9000, section 3.2, allows). Its sending side goes from
+``open`` to ``stopped`` (the peer wants no more) or ``closed`` (ended or reset here). A stream
+whose two sides are both at their end is forgotten.
 """
 
 from __future__ import annotations
@@ -192,8 +193,10 @@ class StreamTable:
         stream = self._streams.get(stream_id)
         if count is not None and count < 0:
             raise LocalProtocolError(f"{count} bytes consumed")
-        if stream is None or self._is_done_receiving(stream_id, stream):
+        if stream is None:
             return False
+        if self._is_done_receiving(stream_id, stream):
+            return stream_id not in self._streams  # it was the first look, and makes room
         if count is None:
             count = stream.delivered - stream.consumed
         if count > stream.delivered - stream.consumed:

@@ -151,6 +151,18 @@ async def test_a_reset_is_told_with_its_code() -> None:
         assert await near.receive() == b"the other half lives"
 
 
+async def test_a_reset_drops_what_is_unread() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        await near.send(b"read, unread")
+        assert await far.receive(4) == b"read"
+        near.reset(42)
+        await open_pair(dialled, accepted)  # by when the reset has arrived
+        for _ in range(2):
+            with pytest.raises(StreamReset, match="code 42"):
+                await far.receive()
+
+
 async def test_a_receiver_that_stops_is_told_with_its_code() -> None:
     async with joined() as (dialled, accepted):
         near, far = await open_pair(dialled, accepted)
@@ -315,6 +327,56 @@ async def test_streams_nobody_holds_do_not_block_the_connection() -> None:
         near, far = await open_pair(dialled, accepted)
         await far.send(b"still works")
         assert await near.receive() == b"still works"
+
+
+async def test_a_stream_the_peer_has_yet_to_allow_can_be_closed() -> None:
+    async with joined({"options": EndpointOptions(max_streams=2)}) as (dialled, accepted):
+        allowed = [await open_pair(dialled, accepted) for _ in range(2)]
+        async with await dialled.open_bi() as waiting:
+            await waiting.send(b"later")
+        for near, far in allowed:
+            await near.aclose()
+            await far.aclose()
+        stream = await accepted.accept_bi()
+        assert await read_all(stream) == b"later"
+        with pytest.raises(StreamStopped):
+            await send_for_ever(stream)
+
+
+async def test_the_half_that_nobody_holds_any_more_is_ended() -> None:
+    async with joined({"options": EndpointOptions(max_streams=2)}) as (dialled, accepted):
+        for _ in range(5):
+            near = await dialled.open_bi()
+            await near.send(b"question")
+            await near.send_eof()
+            far = await accepted.accept_bi()
+            assert await read_all(far) == b"question"
+            await far.send(b"answer")
+            del far
+            gc.collect()
+            assert await read_all(near) == b"answer"
+
+
+async def test_a_half_that_was_given_up_before_its_end_could_be_sent_stays_so() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        link, stream_id = near.sender._link, near.stream_id
+        del near
+        gc.collect()
+        link.reset_stream(stream_id, 5)
+        with pytest.raises(StreamReset, match="code 5"):
+            await far.receive()
+        await open_pair(dialled, accepted)
+
+
+async def test_a_half_that_nobody_holds_as_the_connection_ends_is_forgotten() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        del near
+        gc.collect()
+        dialled.close()
+        with pytest.raises(ConnectionClosedByPeer):
+            await far.receive()
 
 
 async def test_unread_bytes_of_streams_nobody_holds_any_more_do_not_count() -> None:

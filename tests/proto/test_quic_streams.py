@@ -241,6 +241,48 @@ def test_opening_streams_is_bounded() -> None:
         client.open(bidirectional=True)
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_stream_given_up_before_the_peer_allows_it_is_given_up_once_it_does(
+    bidirectional: bool,
+) -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    ids = [client.open(bidirectional=bidirectional) for _ in range(SMALL.max_streams)]
+    for stream_id in ids:
+        client.send(stream_id, b"x", end=True)
+    waiting = client.open(bidirectional=bidirectional)
+    client.send(waiting, b"never sent", end=False)
+    client.reset(waiting, 5)
+    if bidirectional:
+        client.stop(waiting, 6)
+    pair.run_for(1.0)
+    assert [event.stream_id for event in pair.server.seen(StreamOpened)] == ids
+    for stream_id in ids:
+        server.consume(stream_id, 1)
+        if bidirectional:
+            server.send(stream_id, b"", end=True)
+    pair.run_for(1.0)
+    assert pair.server.seen(StreamReset) == [
+        StreamReset(connection=7, stream_id=waiting, code=5),
+    ]
+    stopped = [SendingStopped(connection=7, stream_id=waiting, code=6)]
+    assert pair.server.seen(SendingStopped) == (stopped if bidirectional else [])
+    assert received(pair.server, waiting) == b""
+    assert [side.connection.reason for side in pair.sides] == [None, None]
+
+
+def test_a_long_stream_goes_on_while_another_waits_to_be_given_up() -> None:
+    pair = small_pair()
+    client = streams_of(pair.client)
+    ids = [client.open(bidirectional=False) for _ in range(SMALL.max_streams + 1)]
+    client.reset(ids[-1], 5)
+    data = random.Random(4).randbytes(SMALL.stream_window)
+    client.send(ids[0], data, end=True)
+    pair.run_for(1.0)
+    assert received(pair.server, ids[0]) == data
+    assert len(pair.server.seen(StreamOpened)) == 1
+
+
 def test_a_reset_ends_the_stream_and_gives_back_the_window() -> None:
     pair = small_pair()
     client, server = streams_of(pair.client), streams_of(pair.server)
@@ -256,6 +298,17 @@ def test_a_reset_ends_the_stream_and_gives_back_the_window() -> None:
         assert len(received(pair.server, stream_id)) == 8_000
         pair.server.events.clear()
     assert pair.client.seen(StreamDelivered) == []
+
+
+def test_looking_at_a_stream_that_was_reset_is_for_the_peer_to_know() -> None:
+    pair = small_pair()
+    client, server = streams_of(pair.client), streams_of(pair.server)
+    stream_id = client.open(bidirectional=False)
+    client.reset(stream_id, 1)
+    pair.run_for(0.5)
+    assert pair.server.seen(StreamReset)
+    assert server.consume(stream_id, 0) is True
+    assert server.consume(stream_id, 0) is False
 
 
 def test_stopping_tells_the_peer_and_gives_back_the_window() -> None:

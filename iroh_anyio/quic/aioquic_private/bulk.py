@@ -139,10 +139,12 @@ def _only_sender(connection: QuicConnection) -> QuicStream | None:
     found: QuicStream | None = None
     for stream in connection._streams_queue:
         sender = stream.sender
+        if stream.is_blocked:
+            continue
         if stream.receiver.stop_pending or sender.reset_pending or stream.is_finished:
             return None
         if not sender.buffer_is_empty:
-            if found is not None or stream.is_blocked or not len(sender._pending):
+            if found is not None or not len(sender._pending):
                 return None
             found = stream
     return found

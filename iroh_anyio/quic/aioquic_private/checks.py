@@ -34,6 +34,8 @@ _METHODS: dict[type, dict[str, tuple[str, ...]]] = {
         "_serialize_transport_parameters": ("self",),
         "_write_application": ("self", "builder", "network_path", "now"),
         "_write_connection_limits": ("self", "builder", "space"),
+        "_write_reset_stream_frame": ("self", "builder", "stream"),
+        "_write_stop_sending_frame": ("self", "builder", "stream"),
         "_write_stream_limits": ("self", "builder", "space", "stream"),
         "_on_connection_limit_delivery": ("self", "delivery", "limit"),
         "_on_max_stream_data_delivery": ("self", "delivery", "stream"),

@@ -411,6 +411,16 @@ class HookedConnection(QuicConnection):
             or any(map(_is_limit_due, self._streams.values()))
         )
 
+    def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        # aioquic holds back the bytes of a stream that the peer has yet to allow, not the word
+        # that it is given up, at which the peer would close the connection. It stays pending.
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder, stream)
+
+    def _write_stop_sending_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        if not stream.is_blocked:  # see above
+            super()._write_stop_sending_frame(builder, stream)
+
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         for limit in (self.bidi_limit, self.uni_limit):
             if limit.value != limit.granted:
