@@ -16,6 +16,11 @@ from iroh_anyio.errors import StreamReset, StreamStopped
 from iroh_anyio.link import Link
 from iroh_anyio.signals import Signal
 
+MERGED_CHUNK_SIZE = 1024
+"""Bytes up to which what arrived is kept as one chunk with what came right before. A chunk takes
+some 40 bytes besides its own, which would be many times the window for a stream in tiny pieces.
+Packets of bulk data are larger, so that they are not copied for this."""
+
 
 class SendStream(ByteSendStream):
     """A stream, or the half of one, that this side sends on."""
@@ -218,8 +223,12 @@ class ReceiveStream(ByteReceiveStream):
 
     def note_data(self, data: bytes, end: bool) -> None:
         """Take bytes that arrived."""
+        chunks = self._chunks
         if data and not self._stopped:
-            self._chunks.append(data)
+            if chunks and len(chunks[-1]) + len(data) <= MERGED_CHUNK_SIZE:
+                chunks[-1] += data
+            else:
+                chunks.append(data)
         if end:
             self._ended = True
         self._arrived.set()

@@ -94,6 +94,37 @@ async def test_no_more_is_received_than_asked_for(size: int) -> None:
             await far.receive(0)
 
 
+async def test_tiny_pieces_of_streams_that_take_turns_are_kept_together() -> None:
+    async with joined() as (dialled, accepted):
+        pairs = [await open_pair(dialled, accepted) for _ in range(2)]
+        pieces = [bytes([number % 256, number // 256]) for number in range(300)]
+
+        async def send_by_turns(pieces: list[bytes]) -> None:
+            for piece in pieces:
+                for near, _ in pairs:
+                    await near.send(piece)
+
+        await send_by_turns(pieces[:100])
+        # The first chunk grows on while it is read from.
+        received = [await far.receive(1) for _, far in pairs]
+        await send_by_turns(pieces[100:])
+        for (near, far), first in zip(pairs, received, strict=True):
+            await near.send_eof()
+            await near.wait_delivered()
+            assert len(far.receiver._chunks) == 1
+            assert first + await read_all(far) == b"".join(pieces)
+
+
+async def test_what_is_not_tiny_is_kept_as_it_came() -> None:
+    async with joined() as (dialled, accepted):
+        _, far = await open_pair(dialled, accepted)
+        packets = [b"?", bytes(1_100), bytes(1_100), b"?"]
+        for data in packets:
+            far.receiver.note_data(data, end=False)
+        kept = far.receiver._chunks
+        assert all(chunk is data for chunk, data in zip(kept, packets, strict=True))
+
+
 async def test_much_data_arrives_whole_through_both_buffers() -> None:
     data = bytes(range(251)) * 50_000  # 12 MB, more than any window
     async with joined() as (dialled, accepted):
