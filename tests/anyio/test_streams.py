@@ -16,6 +16,7 @@ from iroh_anyio import (
     StreamReset,
     StreamStopped,
 )
+from iroh_anyio.streams import CUT_OFF_CODE
 from iroh_proto.errors import LocalProtocolError
 from tests.anyio.nodes import LIMIT, joined
 
@@ -231,6 +232,70 @@ async def test_closing_ends_and_stops() -> None:
             await near.send(b"x")
         with pytest.raises(StreamStopped):
             await send_for_ever(far)
+
+
+SMALL = {"options": EndpointOptions(stream_window=64 * 1024, send_buffer=64 * 1024)}
+TOO_MUCH = bytes(1_000_000)
+"""Sending it waits for a receiver to read, where both sides are ``SMALL``."""
+
+
+async def assert_cut_off(stream: ByteReceiveStream) -> None:
+    """Check that the stream does not end as one that is whole."""
+    with pytest.raises(StreamReset) as caught:
+        await read_all(stream)
+    assert caught.value.code == CUT_OFF_CODE
+
+
+async def test_what_was_cut_off_does_not_look_whole() -> None:
+    async with joined(SMALL, SMALL) as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        one_way = await dialled.open_uni()
+        for stream in (near, one_way):
+            with anyio.move_on_after(0.1) as scope:
+                async with stream:
+                    await stream.send(TOO_MUCH)
+            assert scope.cancelled_caught
+            with pytest.raises(anyio.ClosedResourceError, match="reset"):
+                await stream.wait_delivered()
+        await assert_cut_off(far)
+        await assert_cut_off(await accepted.accept_uni())
+
+
+async def test_closing_while_another_task_sends_does_not_look_whole() -> None:
+    async with joined(SMALL, SMALL) as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+
+        async def send() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await near.send(TOO_MUCH)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            await near.aclose()
+        await assert_cut_off(far)
+
+
+async def test_a_send_cancelled_before_anything_went_out_is_cut_off_too() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        await near.send(b"kept")
+        assert await far.receive() == b"kept"
+        with anyio.move_on_after(0):
+            await near.send(b"lost")
+        await near.aclose()
+        await assert_cut_off(far)
+
+
+async def test_an_end_said_after_a_send_that_was_cut_off_is_an_end() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        with anyio.move_on_after(0):
+            await near.send(b"lost")
+        async with near:
+            await near.send(b"kept")
+            await near.send_eof()
+        assert await read_all(far) == b"kept"
 
 
 async def test_closing_wakes_a_receiver_that_waits() -> None:
