@@ -29,7 +29,11 @@ from iroh_proto.key import NodeId
 from iroh_proto.magicsock import PathInfo
 
 RECEIVED_DATAGRAMS_LIMIT = 1_024
-"""Datagrams kept until the application takes them, about 1.2 MB; the oldest are dropped first."""
+"""Datagrams kept until the application takes them; the oldest are dropped first."""
+
+RECEIVED_DATAGRAM_BYTES_LIMIT = 1_250_000
+"""Bytes of such datagrams together, as one may be of 65 kB. Source: iroh-quinn-proto 0.13
+``src/config/transport.rs``, ``datagram_receive_buffer_size``."""
 
 PATH_CHANGES_LIMIT = 64
 """Path changes kept for an iterator that nobody advances; the oldest are dropped first."""
@@ -93,6 +97,7 @@ class Connection:
         self._opened_uni: deque[ReceiveStream] = deque()
         self._opened = Signal()
         self._datagrams: deque[bytes] = deque()
+        self._datagram_bytes = 0
         self._datagram_arrived = Signal()
         self._over = Signal()
         self._path_changes: WeakSet[PathChanges] = WeakSet()
@@ -169,7 +174,7 @@ class Connection:
         while not self._datagrams:
             self._link.check_open()
             await self._datagram_arrived.wait()
-        return self._datagrams.popleft()
+        return self._take_datagram()
 
     # The connection itself
 
@@ -269,10 +274,14 @@ class Connection:
 
     def note_datagram(self, event: QuicDatagramReceived) -> None:
         """Take a datagram."""
-        if len(self._datagrams) >= RECEIVED_DATAGRAMS_LIMIT:
-            self._datagrams.popleft()
-            self.datagrams_dropped += 1
         self._datagrams.append(event.data)
+        self._datagram_bytes += len(event.data)
+        while (
+            len(self._datagrams) > RECEIVED_DATAGRAMS_LIMIT
+            or self._datagram_bytes > RECEIVED_DATAGRAM_BYTES_LIMIT
+        ):
+            self._take_datagram()
+            self.datagrams_dropped += 1
         self._datagram_arrived.set()
 
     def note_path(self, path: PathInfo) -> None:
@@ -304,6 +313,11 @@ class Connection:
             return link.machine.open_stream(link.number, bidirectional=bidirectional)
         except LocalProtocolError as error:
             raise TooManyStreams(f"{error}: end some of them first") from error
+
+    def _take_datagram(self) -> bytes:
+        data = self._datagrams.popleft()
+        self._datagram_bytes -= len(data)
+        return data
 
     def _make_bi(self, stream_id: int) -> BiStream:
         return BiStream(self._make_sender(stream_id), self._make_receiver(stream_id))

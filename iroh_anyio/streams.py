@@ -16,6 +16,14 @@ from iroh_anyio.errors import StreamReset, StreamStopped
 from iroh_anyio.link import Link
 from iroh_anyio.signals import Signal
 
+CUT_OFF_CODE = 0
+"""What a peer is told of a stream that is closed while a ``send`` on it is not complete."""
+
+MERGED_CHUNK_SIZE = 1024
+"""Bytes up to which what arrived is kept as one chunk with what came right before. A chunk takes
+some 40 bytes besides its own, which would be many times the window for a stream in tiny pieces.
+Packets of bulk data are larger, so that they are not copied for this."""
+
 
 class SendStream(ByteSendStream):
     """A stream, or the half of one, that this side sends on.
@@ -28,6 +36,7 @@ class SendStream(ByteSendStream):
         self._stream_id = stream_id
         self._guard = anyio.ResourceGuard("sending to")
         self._progress = Signal()
+        self._unsent = 0
         self._ended = False
         self._reset = False
         self._delivered = False
@@ -47,7 +56,8 @@ class SendStream(ByteSendStream):
     async def send(self, item: bytes) -> None:
         """Send bytes, waiting for room as long as the send buffer is full.
 
-        Cancelled while it waits, it has sent an unknown part of them.
+        Cancelled while it waits, it has sent an unknown part of them; :meth:`aclose` then resets
+        the stream, lest the peer take that part for the whole.
 
         :raises anyio.ClosedResourceError: if this side ended or reset the stream.
         :raises StreamStopped: if the peer wants no more.
@@ -55,15 +65,18 @@ class SendStream(ByteSendStream):
         """
         link, stream_id = self._link, self._stream_id
         with self._guard:
+            self._unsent += len(item)
             await checkpoint()
             while True:
                 self._check_sendable()
                 room = link.send_room(stream_id)
                 if room >= len(item):
                     link.send_stream(stream_id, item)
+                    self._unsent -= len(item)
                     return
                 if room:
                     link.send_stream(stream_id, item[:room])
+                    self._unsent -= room
                     item = item[room:]
                 else:
                     await self._progress.wait()
@@ -112,9 +125,18 @@ class SendStream(ByteSendStream):
         self._progress.set()
 
     async def aclose(self) -> None:
-        """End the stream as ``send_eof`` does, if that is still possible."""
+        """End the stream as ``send_eof`` does, if that is still possible.
+
+        If a ``send`` was cut off, or is under way in another task, the stream is reset with
+        :data:`CUT_OFF_CODE` instead. That an ``async with`` block is left by an exception between
+        two of them does not count: where the peer could take what it has for the whole, call
+        :meth:`reset` before.
+        """
         if not self._ended and self._stopped is None and self._link.is_open:
-            self._end()
+            if self._unsent:
+                self.reset(CUT_OFF_CODE)
+            else:
+                self._end()
         self._ended = True
         self._progress.set()
         await checkpoint()
@@ -227,8 +249,12 @@ class ReceiveStream(ByteReceiveStream):
 
     def note_data(self, data: bytes, end: bool) -> None:
         """Take bytes that arrived."""
+        chunks = self._chunks
         if data and not self._stopped:
-            self._chunks.append(data)
+            if chunks and len(chunks[-1]) + len(data) <= MERGED_CHUNK_SIZE:
+                chunks[-1] += data
+            else:
+                chunks.append(data)
         if end:
             self._ended = True
         self._arrived.set()
@@ -266,7 +292,10 @@ class ReceiveStream(ByteReceiveStream):
 
 
 class BiStream(ByteStream):
-    """A stream that both sides send on. ``aclose`` ends one half and stops the other."""
+    """A stream that both sides send on.
+
+    ``aclose`` ends or resets one half, as :meth:`SendStream.aclose` says, and stops the other.
+    """
 
     def __init__(self, sender: SendStream, receiver: ReceiveStream) -> None:
         self.sender = sender
@@ -302,7 +331,7 @@ class BiStream(ByteStream):
         self.receiver.stop(code)
 
     async def aclose(self) -> None:
-        """End sending and stop receiving."""
+        """End sending, or reset it if a ``send`` was cut off, and stop receiving."""
         try:
             await self.sender.aclose()
         finally:

@@ -61,6 +61,29 @@ async def test_unread_datagrams_are_bounded_and_the_oldest_dropped(
         assert [await accepted.receive_datagram() for _ in range(3)] == [b"\2", b"\3", b"\4"]
 
 
+async def test_unread_datagrams_are_bounded_by_their_bytes_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "RECEIVED_DATAGRAM_BYTES_LIMIT", 2_000)
+
+    async def send(dialled: Connection, accepted: Connection, *datagrams: bytes) -> None:
+        for data in datagrams:
+            await dialled.send_datagram(data)
+        stream = await dialled.open_uni()
+        await stream.send(b"after them")
+        await (await accepted.accept_uni()).receive()
+
+    async with joined() as (dialled, accepted):
+        await send(dialled, accepted, b"1" * 900, b"2" * 100, b"3" * 1_000)
+        assert accepted.datagrams_dropped == 0
+        await send(dialled, accepted, b"4" * 901)
+        assert accepted.datagrams_dropped == 2
+        assert [(await accepted.receive_datagram())[:1] for _ in range(2)] == [b"3", b"4"]
+        await send(dialled, accepted, b"5" * 1_000, b"6" * 1_000)  # what was taken is not counted
+        assert accepted.datagrams_dropped == 2
+        assert [(await accepted.receive_datagram())[:1] for _ in range(2)] == [b"5", b"6"]
+
+
 async def test_waiting_for_anything_ends_with_the_connection() -> None:
     async with joined() as (dialled, accepted):
         ended: list[str] = []

@@ -16,6 +16,7 @@ from iroh_anyio import (
     StreamReset,
     StreamStopped,
 )
+from iroh_anyio.streams import CUT_OFF_CODE
 from iroh_proto.errors import LocalProtocolError
 from tests.anyio.nodes import LIMIT, joined
 
@@ -92,6 +93,37 @@ async def test_no_more_is_received_than_asked_for(size: int) -> None:
         assert b"".join(received) == data
         with pytest.raises(ValueError, match="max_bytes"):
             await far.receive(0)
+
+
+async def test_tiny_pieces_of_streams_that_take_turns_are_kept_together() -> None:
+    async with joined() as (dialled, accepted):
+        pairs = [await open_pair(dialled, accepted) for _ in range(2)]
+        pieces = [bytes([number % 256, number // 256]) for number in range(300)]
+
+        async def send_by_turns(pieces: list[bytes]) -> None:
+            for piece in pieces:
+                for near, _ in pairs:
+                    await near.send(piece)
+
+        await send_by_turns(pieces[:100])
+        # The first chunk grows on while it is read from.
+        received = [await far.receive(1) for _, far in pairs]
+        await send_by_turns(pieces[100:])
+        for (near, far), first in zip(pairs, received, strict=True):
+            await near.send_eof()
+            await near.wait_delivered()
+            assert len(far.receiver._chunks) == 1
+            assert first + await read_all(far) == b"".join(pieces)
+
+
+async def test_what_is_not_tiny_is_kept_as_it_came() -> None:
+    async with joined() as (dialled, accepted):
+        _, far = await open_pair(dialled, accepted)
+        packets = [b"?", bytes(1_100), bytes(1_100), b"?"]
+        for data in packets:
+            far.receiver.note_data(data, end=False)
+        kept = far.receiver._chunks
+        assert all(chunk is data for chunk, data in zip(kept, packets, strict=True))
 
 
 async def test_much_data_arrives_whole_through_both_buffers() -> None:
@@ -212,6 +244,70 @@ async def test_closing_ends_and_stops() -> None:
             await near.send(b"x")
         with pytest.raises(StreamStopped):
             await send_for_ever(far)
+
+
+SMALL = {"options": EndpointOptions(stream_window=64 * 1024, send_buffer=64 * 1024)}
+TOO_MUCH = bytes(1_000_000)
+"""Sending it waits for a receiver to read, where both sides are ``SMALL``."""
+
+
+async def assert_cut_off(stream: ByteReceiveStream) -> None:
+    """Check that the stream does not end as one that is whole."""
+    with pytest.raises(StreamReset) as caught:
+        await read_all(stream)
+    assert caught.value.code == CUT_OFF_CODE
+
+
+async def test_what_was_cut_off_does_not_look_whole() -> None:
+    async with joined(SMALL, SMALL) as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        one_way = await dialled.open_uni()
+        for stream in (near, one_way):
+            with anyio.move_on_after(0.1) as scope:
+                async with stream:
+                    await stream.send(TOO_MUCH)
+            assert scope.cancelled_caught
+            with pytest.raises(anyio.ClosedResourceError, match="reset"):
+                await stream.wait_delivered()
+        await assert_cut_off(far)
+        await assert_cut_off(await accepted.accept_uni())
+
+
+async def test_closing_while_another_task_sends_does_not_look_whole() -> None:
+    async with joined(SMALL, SMALL) as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+
+        async def send() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await near.send(TOO_MUCH)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            await near.aclose()
+        await assert_cut_off(far)
+
+
+async def test_a_send_cancelled_before_anything_went_out_is_cut_off_too() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        await near.send(b"kept")
+        assert await far.receive() == b"kept"
+        with anyio.move_on_after(0):
+            await near.send(b"lost")
+        await near.aclose()
+        await assert_cut_off(far)
+
+
+async def test_an_end_said_after_a_send_that_was_cut_off_is_an_end() -> None:
+    async with joined() as (dialled, accepted):
+        near, far = await open_pair(dialled, accepted)
+        with anyio.move_on_after(0):
+            await near.send(b"lost")
+        async with near:
+            await near.send(b"kept")
+            await near.send_eof()
+        assert await read_all(far) == b"kept"
 
 
 async def test_closing_wakes_a_receiver_that_waits() -> None:
