@@ -78,7 +78,9 @@ def test_no_frame_brings_anything_but_an_orderly_end(payloads: list[bytes]) -> N
         (b"\x1e", 0xA),
         (b"\x21", 0x7),
         (b"\x18\x01\x02\x08" + bytes(24), 0xA),
-        (b"\x02\x05\x00\x00\x06", 0x7),
+        (b"\x02\x01\x00\x00\x02", 0x7),
+        (b"\x02" + varint(1000) + bytes(3), 0xA),
+        (b"\x02" + varint(2**40) + bytes(2) + varint(2**40), 0xA),
     ],
     ids=[
         "beyond the window",
@@ -90,6 +92,8 @@ def test_no_frame_brings_anything_but_an_orderly_end(payloads: list[bytes]) -> N
         "unknown frame",
         "retires the future",
         "negative packet",
+        "a packet never sent",
+        "all packets there could be",
     ],
 )
 def test_a_broken_rule_ends_the_connection_with_its_code(payload: bytes, code: int) -> None:
@@ -147,3 +151,18 @@ def test_a_stale_acknowledgement_is_not_searched_for() -> None:
     newest = next(reversed(kept))
     give(pair, ACK, varint(newest) + b"\0\0" + varint(0))
     assert newest not in kept
+
+
+def test_the_last_packet_sent_may_be_acknowledged_and_none_after_it() -> None:
+    pair = QuicPair().establish()
+    server = pair.server.connection
+    for ahead, code in ((0, None), (1, 0xA)):
+        last = server._quic._packet_number - 1
+        packets = forge(
+            pair.client.connection._quic,
+            QuicPacketType.ONE_RTT,
+            ACK,
+            varint(last + ahead) + bytes(3),
+        )
+        server.receive(packets, pair.now)
+        assert (server.reason and server.reason.code) == code

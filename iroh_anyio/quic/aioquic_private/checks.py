@@ -28,6 +28,7 @@ _METHODS: dict[type, dict[str, tuple[str, ...]]] = {
     QuicConnection: {
         "_get_or_create_stream": ("self", "frame_type", "stream_id"),
         "_get_or_create_stream_for_send": ("self", "stream_id"),
+        "_handle_ack_frame": ("self", "context", "frame_type", "buf"),
         "_handle_crypto_frame": ("self", "context", "frame_type", "buf"),
         "_handle_path_response_frame": ("self", "context", "frame_type", "buf"),
         "_initialize": ("self", "peer_cid"),

@@ -366,6 +366,19 @@ class HookedConnection(QuicConnection):
                 break
             stream.receiver._ranges = _as_ranges(PieceSet())
 
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        largest = buf.pull_uint_var()
+        buf.seek(start)
+        # Packets of all spaces are numbered in one row.
+        if largest >= self._packet_number:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="acknowledges a packet that was not sent",
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
+
     def _handle_crypto_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
