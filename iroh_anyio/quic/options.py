@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 MIN_DATAGRAM_SIZE = 1200
 """Bytes. Every QUIC path carries at least this much (RFC 9000, section 14)."""
 
-MAX_DATAGRAM_SIZE = 65_527
-"""Bytes. The largest UDP payload; no transport parameter may name more (RFC 9000, 18.2)."""
+MAX_DATAGRAM_SIZE = 16_383
+"""Bytes. The largest UDP payload sent: packets and frames are written with lengths of two bytes,
+which tell no more (variable-length integers; RFC 9000, section 16)."""
 
 IdentityMode: TypeAlias = Literal["auto", "raw", "x509"]
 """How nodes prove who they are: raw public keys (0.34 and later), libp2p-style X.509
@@ -59,10 +60,10 @@ class EndpointOptions:
     authenticated packet, ``None`` never. ``handshake_timeout`` bounds a dial and a half-open
     incoming handshake alike.
 
-    ``max_datagram_size`` is the largest UDP payload sent; raise it above 1200 only for paths
-    known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may send
-    ahead of what the application has consumed; ``send_buffer`` is how much of one stream is kept
-    until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
+    ``max_datagram_size`` is the largest UDP payload sent, 1200 to 16383; raise it above 1200 only
+    for paths known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may
+    send ahead of what the application has consumed; ``send_buffer`` is how much of one stream is
+    kept until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
     have open. ``datagrams`` offers QUIC datagrams (RFC 9221); at most ``datagram_queue`` of them
     wait to be sent, newer ones driving out older ones.
 

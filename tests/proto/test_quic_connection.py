@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BU
 from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT, UNACKNOWLEDGED_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
 from iroh_anyio.quic.node_quic import NodeQuic
-from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.options import MAX_DATAGRAM_SIZE, EndpointOptions
 from iroh_anyio.quic.parameters import MAX_UDP_PAYLOAD_SIZE
 from iroh_anyio.quic.tls import NodeContext
 from iroh_anyio.quic.upkeep import KeepAlive
@@ -290,6 +291,24 @@ def test_datagrams_arrive_up_to_the_size_that_fits() -> None:
     ]
     with pytest.raises(LocalProtocolError, match="holds"):
         connection.send_datagram(bytes(limit + 1))
+
+
+def test_the_largest_packets_carry_streams_and_datagrams() -> None:
+    large = EndpointOptions(max_datagram_size=MAX_DATAGRAM_SIZE)
+    pair = QuicPair(client=large, server=large).establish()
+    connection = pair.client.connection
+    limit = connection.max_datagram_payload
+    assert limit is not None
+    assert limit > 16_000
+    for size in (limit, 1):
+        connection.send_datagram(bytes(size))
+    data = random.Random(1).randbytes(300_000)
+    stream_id = connection.streams.open(bidirectional=False)
+    connection.streams.send(stream_id, data, end=True)
+    pair.run_for(2.0)
+    assert [len(event.data) for event in pair.server.seen(QuicDatagramReceived)] == [limit, 1]
+    assert b"".join(event.data for event in pair.server.seen(StreamDataReceived)) == data
+    assert max(map(len, pair.client.sent)) == MAX_DATAGRAM_SIZE
 
 
 def test_datagrams_need_a_peer_that_takes_them() -> None:
@@ -685,7 +704,7 @@ def test_a_log_of_packets_names_the_frames_that_open_windows() -> None:
     [
         {"identity": "pgp"},
         {"max_datagram_size": 1199},
-        {"max_datagram_size": 65_528},
+        {"max_datagram_size": 16_384},
         {"idle_timeout": 0.0},
         {"stream_window": 0},
         {"keep_alive_interval": 0.0},
