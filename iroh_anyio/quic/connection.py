@@ -214,7 +214,10 @@ class NodeConnection:
 
     def dial(self, now: float) -> None:
         """Begin the handshake as client."""
-        self._quic.connect(PEER, now)
+        try:
+            self._quic.connect(PEER, now)
+        except Exception as error:  # noqa: BLE001  # see receive
+            self._fail(error)
 
     def replace(self, quic: NodeQuic, now: float) -> None:
         """Begin a dial anew, within the time left, as if nothing had happened."""

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 MIN_DATAGRAM_SIZE = 1200
 """Bytes. Every QUIC path carries at least this much (RFC 9000, section 14)."""
 
-MAX_DATAGRAM_SIZE = 65_527
-"""Bytes. The largest UDP payload; no transport parameter may name more (RFC 9000, 18.2)."""
+MAX_DATAGRAM_SIZE = 16_383
+"""Bytes. The largest UDP payload sent: packets and frames are written with lengths of two bytes,
+which tell no more (variable-length integers; RFC 9000, section 16)."""
+
+MIN_TIME, MAX_TIME = 0.001, 31_536_000.0
+"""Seconds. Time-outs are told to peers in milliseconds, none of which means without end; a year
+is as good as that."""
+
+MAX_NUMBER = 1 << 59
+"""Sizes and counts are at most this. QUIC has no more than 2^60 streams (RFC 9000, section 4.6) and
+2^62 bytes, and what a peer may send grows from here as it is used."""
 
 IdentityMode: TypeAlias = Literal["auto", "raw", "x509"]
 """How nodes prove who they are: raw public keys (0.34 and later), libp2p-style X.509
@@ -52,17 +61,17 @@ AcceptFilter: TypeAlias = Callable[[IncomingAttempt], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointOptions:
-    """Settings of an endpoint's QUIC side. Times are seconds, sizes bytes.
+    """Settings of an endpoint's QUIC side. Times are seconds up to a year, sizes bytes.
 
     ``idle_timeout`` ends a connection that heard nothing for so long (the smaller of both peers'
     settings counts); ``keep_alive_interval`` has a PING sent after so long without an
     authenticated packet, ``None`` never. ``handshake_timeout`` bounds a dial and a half-open
     incoming handshake alike.
 
-    ``max_datagram_size`` is the largest UDP payload sent; raise it above 1200 only for paths
-    known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may send
-    ahead of what the application has consumed; ``send_buffer`` is how much of one stream is kept
-    until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
+    ``max_datagram_size`` is the largest UDP payload sent, 1200 to 16383; raise it above 1200 only
+    for paths known to carry it. ``stream_window`` and ``connection_window`` are the data a peer may
+    send ahead of what the application has consumed; ``send_buffer`` is how much of one stream is
+    kept until the peer acknowledges it. ``max_streams`` bounds the streams of each kind a peer may
     have open. ``datagrams`` offers QUIC datagrams (RFC 9221); at most ``datagram_queue`` of them
     wait to be sent, newer ones driving out older ones.
 
@@ -104,23 +113,20 @@ class EndpointOptions:
     def __post_init__(self) -> None:
         if self.identity not in ("auto", "raw", "x509"):
             raise LocalProtocolError(f"identity is 'auto', 'raw' or 'x509', not {self.identity!r}")
-        if not MIN_DATAGRAM_SIZE <= self.max_datagram_size <= MAX_DATAGRAM_SIZE:
-            raise LocalProtocolError(
-                f"max_datagram_size is {MIN_DATAGRAM_SIZE} to {MAX_DATAGRAM_SIZE} bytes, "
-                f"not {self.max_datagram_size}"
-            )
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise LocalProtocolError(f"{name} must be above zero")
-        if self.keep_alive_interval is not None and not self.keep_alive_interval > 0:
-            raise LocalProtocolError("keep_alive_interval must be above zero, or None for never")
-        if self.retry_threshold < 0:
-            raise LocalProtocolError("retry_threshold must not be negative")
+        for name in _TIMES:
+            _check_time(name, getattr(self, name))
+        if self.keep_alive_interval is not None:
+            _check_time("keep_alive_interval", self.keep_alive_interval)
+        _check_number(
+            "max_datagram_size", self.max_datagram_size, MIN_DATAGRAM_SIZE, MAX_DATAGRAM_SIZE
+        )
+        for name in _NUMBERS:
+            _check_number(name, getattr(self, name), 1, MAX_NUMBER)
+        _check_number("retry_threshold", self.retry_threshold, 0, MAX_NUMBER)
 
 
-_POSITIVE = (
-    "idle_timeout",
-    "handshake_timeout",
+_TIMES = ("idle_timeout", "handshake_timeout")
+_NUMBERS = (
     "stream_window",
     "connection_window",
     "send_buffer",
@@ -129,3 +135,13 @@ _POSITIVE = (
     "max_connections",
     "max_half_open",
 )
+
+
+def _check_time(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not MIN_TIME <= value <= MAX_TIME:
+        raise LocalProtocolError(f"{name} is {MIN_TIME:g} to {MAX_TIME:.0f} seconds, not {value!r}")
+
+
+def _check_number(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or not least <= value <= most:
+        raise LocalProtocolError(f"{name} is an integer from {least} to {most}, not {value!r}")

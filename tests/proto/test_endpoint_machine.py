@@ -22,6 +22,7 @@ from iroh_anyio.quic.events import (
     StreamOpened,
     StreamReset,
 )
+from iroh_anyio.quic.node_quic import NodeQuic
 from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
 from iroh_anyio.quic.switchboard import SECOND_OPINION_TIME
 from iroh_proto.address import Address, NodeAddr, UdpAddress
@@ -460,6 +461,20 @@ def test_a_connection_that_fails_as_it_writes_is_forgotten(failures: int, is_due
     world.network.run_for(10.0)
     board = alice.machine._board
     assert (len(board), board._routes, board._by_node) == (0, {}, {})
+
+
+def test_a_dial_in_which_aioquic_fails_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a defect")
+
+    world = EndpointWorld()
+    alice, bob = world.two()
+    monkeypatch.setattr(NodeQuic, "connect", fail)
+    number = alice.dial(bob.addr())
+    assert "a defect" in world.ended(alice, number).text
+    world.network.run_for(10.0)
+    board = alice.machine._board
+    assert (len(board), board._routes, board._by_node, board._dials) == (0, {}, {}, {})
 
 
 def hand_over_at_once(receiver: Node, sender: Node, *outputs: list[bytes]) -> None:

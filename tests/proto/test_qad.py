@@ -12,6 +12,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType
 
 from iroh_anyio.quic import qad_server
 from iroh_anyio.quic.aioquic_private import ObservingConnection
+from iroh_anyio.quic.aioquic_private.recovery import ACK_ONLY_LIMIT
 from iroh_anyio.quic.observed_address import (
     CLOSE_CODE,
     CLOSE_REASON,
@@ -45,6 +46,7 @@ from iroh_proto.wire import encode_quic_varint
 from tests.proto.hostile_quic import forge
 from tests.proto.qad_world import CA_PEM, CERTIFICATE, KEY, NAME, OTHER_CA_PEM, make_server
 
+PING = 0x01
 SERVER = UdpAddress("198.51.100.7", 7842)
 
 
@@ -350,6 +352,23 @@ def test_an_observation_that_breaks_off_ends_the_connection() -> None:
     world.ask(2)
     world.answer(2)
     assert world.client.machine.stats.dialled == 2
+
+
+def test_of_a_client_that_never_acknowledges_little_is_kept() -> None:
+    world = World()
+    world.ask(1)
+    source = world.answer(1)
+    (server,) = world.client.machine._servers.values()
+    (client,) = world.server.machine._clients
+    now, sent = world.network.now, 0
+    for _ in range(6 * ACK_ONLY_LIMIT):  # every other one brings an acknowledgement
+        now += 0.002
+        pings = forge(server.link.quic, QuicPacketType.ONE_RTT, PING, b"")
+        world.server.machine.receive_datagrams(pings, source, now=now)
+        sent += len(world.server.machine.datagrams_to_send())
+    assert sent > 2 * ACK_ONLY_LIMIT
+    assert client.link.quic.unacknowledged <= ACK_ONLY_LIMIT + 1
+    assert not client.is_over
 
 
 def test_a_server_drops_what_came_through_a_derper() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +25,13 @@ from iroh_anyio.quic.aioquic_private.limits import BURST_PACKETS_LIMIT, PACER_BU
 from iroh_anyio.quic.connection import CLOSE_TEXT_SIZE, CODE_LIMIT, UNACKNOWLEDGED_LIMIT
 from iroh_anyio.quic.events import QuicDatagramReceived, StreamDataReceived
 from iroh_anyio.quic.node_quic import NodeQuic
-from iroh_anyio.quic.options import EndpointOptions
+from iroh_anyio.quic.options import (
+    MAX_DATAGRAM_SIZE,
+    MAX_NUMBER,
+    MAX_TIME,
+    MIN_TIME,
+    EndpointOptions,
+)
 from iroh_anyio.quic.parameters import MAX_UDP_PAYLOAD_SIZE
 from iroh_anyio.quic.tls import NodeContext
 from iroh_anyio.quic.upkeep import KeepAlive
@@ -290,6 +298,24 @@ def test_datagrams_arrive_up_to_the_size_that_fits() -> None:
     ]
     with pytest.raises(LocalProtocolError, match="holds"):
         connection.send_datagram(bytes(limit + 1))
+
+
+def test_the_largest_packets_carry_streams_and_datagrams() -> None:
+    large = EndpointOptions(max_datagram_size=MAX_DATAGRAM_SIZE)
+    pair = QuicPair(client=large, server=large).establish()
+    connection = pair.client.connection
+    limit = connection.max_datagram_payload
+    assert limit is not None
+    assert limit > 16_000
+    for size in (limit, 1):
+        connection.send_datagram(bytes(size))
+    data = random.Random(1).randbytes(300_000)
+    stream_id = connection.streams.open(bidirectional=False)
+    connection.streams.send(stream_id, data, end=True)
+    pair.run_for(2.0)
+    assert [len(event.data) for event in pair.server.seen(QuicDatagramReceived)] == [limit, 1]
+    assert b"".join(event.data for event in pair.server.seen(StreamDataReceived)) == data
+    assert max(map(len, pair.client.sent)) == MAX_DATAGRAM_SIZE
 
 
 def test_datagrams_need_a_peer_that_takes_them() -> None:
@@ -681,18 +707,53 @@ def test_a_log_of_packets_names_the_frames_that_open_windows() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "text"),
     [
-        {"identity": "pgp"},
-        {"max_datagram_size": 1199},
-        {"max_datagram_size": 65_528},
-        {"idle_timeout": 0.0},
-        {"stream_window": 0},
-        {"keep_alive_interval": 0.0},
-        {"retry_threshold": -1},
+        ({"identity": "pgp"}, "'auto', 'raw' or 'x509', not 'pgp'"),
+        ({"max_datagram_size": 1199}, "from 1200 to 16383, not 1199"),
+        ({"max_datagram_size": 16_384}, "from 1200 to 16383, not 16384"),
+        ({"idle_timeout": 0.0}, "0.001 to 31536000 seconds, not 0.0"),
+        ({"idle_timeout": 1e-9}, "not 1e-09"),
+        ({"idle_timeout": math.inf}, "not inf"),
+        ({"idle_timeout": math.nan}, "not nan"),
+        ({"handshake_timeout": math.inf}, "not inf"),
+        ({"handshake_timeout": "10"}, "not '10'"),
+        ({"keep_alive_interval": 0.0}, "not 0.0"),
+        ({"keep_alive_interval": math.inf}, "not inf"),
+        ({"stream_window": 0}, "an integer from 1 to 576460752303423488, not 0"),
+        ({"stream_window": 1.5}, "not 1.5"),
+        ({"stream_window": 1 << 62}, "not 4611686018427387904"),
+        ({"connection_window": 1 << 62}, "not 4611686018427387904"),
+        ({"max_streams": 1 << 61}, "not 2305843009213693952"),
+        ({"datagram_queue": None}, "not None"),
+        ({"retry_threshold": -1}, "an integer from 0 to 576460752303423488, not -1"),
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(LocalProtocolError):
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], text: str) -> None:
+    (name,) = wrong
+    with pytest.raises(LocalProtocolError, match=f"^{name} is .*{text}$"):
         EndpointOptions(**wrong)
+
+
+@pytest.mark.parametrize("time", [MIN_TIME, MAX_TIME])
+@pytest.mark.parametrize("number", [1, MAX_NUMBER])
+def test_extreme_settings_work(time: float, number: int) -> None:
+    options = EndpointOptions(
+        idle_timeout=time,
+        keep_alive_interval=time,
+        handshake_timeout=MAX_TIME,
+        stream_window=number,
+        connection_window=number,
+        send_buffer=number,
+        max_streams=number,
+        datagram_queue=number,
+    )
+    pair = QuicPair(client=options, server=options)
+    pair.run_until(lambda: all(side.connection.is_established for side in pair.sides))
+    for side in pair.sides:
+        streams = side.connection.streams
+        streams.send(streams.open(bidirectional=False), b"x", end=True)
+    pair.run_for(0.5)
+    for side in pair.sides:
+        assert [event.data for event in side.seen(StreamDataReceived)] == [b"x"]

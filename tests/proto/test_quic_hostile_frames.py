@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from aioquic.quic.packet import QuicPacketType
+from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.tls import Epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iroh_anyio.quic.aioquic_private.recovery import ACK_ONLY_LIMIT
 from iroh_anyio.quic.options import EndpointOptions
+from tests.proto.hostile_quic import forge
 from tests.proto.quic_pair import QuicPair
+
+PING, ACK = 0x01, 0x02
 
 FRAME_TYPES = st.one_of(st.sampled_from([*range(0x20), 0x30, 0x31]), st.integers(0, 255))
 OPTIONS = EndpointOptions(stream_window=50_000, connection_window=100_000, max_streams=20)
@@ -70,7 +78,9 @@ def test_no_frame_brings_anything_but_an_orderly_end(payloads: list[bytes]) -> N
         (b"\x1e", 0xA),
         (b"\x21", 0x7),
         (b"\x18\x01\x02\x08" + bytes(24), 0xA),
-        (b"\x02\x05\x00\x00\x06", 0x7),
+        (b"\x02\x01\x00\x00\x02", 0x7),
+        (b"\x02" + varint(1000) + bytes(3), 0xA),
+        (b"\x02" + varint(2**40) + bytes(2) + varint(2**40), 0xA),
     ],
     ids=[
         "beyond the window",
@@ -82,6 +92,8 @@ def test_no_frame_brings_anything_but_an_orderly_end(payloads: list[bytes]) -> N
         "unknown frame",
         "retires the future",
         "negative packet",
+        "a packet never sent",
+        "all packets there could be",
     ],
 )
 def test_a_broken_rule_ends_the_connection_with_its_code(payload: bytes, code: int) -> None:
@@ -90,3 +102,67 @@ def test_a_broken_rule_ends_the_connection_with_its_code(payload: bytes, code: i
     reason = pair.server.connection.reason
     assert reason is not None
     assert (reason.kind, reason.code, reason.by_peer) == ("transport", code, False)
+
+
+def give(pair: QuicPair, frame_type: int, body: bytes) -> None:
+    """Have the server receive one frame of the client's, and answer."""
+    packets = forge(pair.client.connection._quic, QuicPacketType.ONE_RTT, frame_type, body)
+    pair.server.connection.receive(packets, pair.now)
+    pair.server.connection.flush(pair.now)
+
+
+def have_acknowledged(pair: QuicPair, count: int) -> None:
+    """Have the server send so many acknowledgements, each of two PINGs."""
+    for _ in range(2 * count):
+        pair.now += 0.002
+        give(pair, PING, b"")
+
+
+def test_of_a_peer_that_never_acknowledges_little_is_kept() -> None:
+    pair = QuicPair().establish()
+    server = pair.server.connection
+    have_acknowledged(pair, 3 * ACK_ONLY_LIMIT)
+    assert server.stats.packets_sent > 3 * ACK_ONLY_LIMIT
+    # Besides acknowledgements, the PING that asks for one.
+    assert ACK_ONLY_LIMIT // 2 <= server._quic.unacknowledged <= ACK_ONLY_LIMIT + 1
+    assert server._quic.bytes_in_flight > 0
+    assert server.reason is None
+
+
+class CountedPackets(dict[int, QuicSentPacket]):
+    """Packets that count how many of their numbers are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in super().__iter__():
+            self.looks += 1
+            yield number
+
+
+def test_a_stale_acknowledgement_is_not_searched_for() -> None:
+    pair = QuicPair().establish()
+    have_acknowledged(pair, ACK_ONLY_LIMIT // 2)
+    space = pair.server.connection._quic._application_space
+    kept = space.sent_packets = CountedPackets(space.sent_packets)
+    give(pair, ACK, bytes(4) + (bytes((ACK,)) + bytes(4)) * 199)
+    assert len(kept) >= ACK_ONLY_LIMIT // 2
+    assert kept.looks == 200
+    newest = next(reversed(kept))
+    give(pair, ACK, varint(newest) + b"\0\0" + varint(0))
+    assert newest not in kept
+
+
+def test_the_last_packet_sent_may_be_acknowledged_and_none_after_it() -> None:
+    pair = QuicPair().establish()
+    server = pair.server.connection
+    for ahead, code in ((0, None), (1, 0xA)):
+        last = server._quic._packet_number - 1
+        packets = forge(
+            pair.client.connection._quic,
+            QuicPacketType.ONE_RTT,
+            ACK,
+            varint(last + ahead) + bytes(3),
+        )
+        server.receive(packets, pair.now)
+        assert (server.reason and server.reason.code) == code

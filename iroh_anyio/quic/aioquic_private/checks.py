@@ -28,6 +28,7 @@ _METHODS: dict[type, dict[str, tuple[str, ...]]] = {
     QuicConnection: {
         "_get_or_create_stream": ("self", "frame_type", "stream_id"),
         "_get_or_create_stream_for_send": ("self", "stream_id"),
+        "_handle_ack_frame": ("self", "context", "frame_type", "buf"),
         "_handle_crypto_frame": ("self", "context", "frame_type", "buf"),
         "_handle_path_response_frame": ("self", "context", "frame_type", "buf"),
         "_initialize": ("self", "peer_cid"),
@@ -39,6 +40,7 @@ _METHODS: dict[type, dict[str, tuple[str, ...]]] = {
         "_write_stream_limits": ("self", "builder", "space", "stream"),
         "_on_connection_limit_delivery": ("self", "delivery", "limit"),
         "_on_max_stream_data_delivery": ("self", "delivery", "stream"),
+        "_send_probe": ("self",),
     },
     QuicPacketPacer: {"update_rate": ("self", "congestion_window", "smoothed_rtt")},
 }
@@ -129,7 +131,12 @@ _BUILDER_ATTRIBUTES = (
 _SENDER_ATTRIBUTES = ("_buffer", "_buffer_fin", "_buffer_start", "_buffer_stop", "_pending")
 
 
-_SPACE_ATTRIBUTES = ("ack_at", "largest_received_packet", "sent_packets")
+_SPACE_ATTRIBUTES = (
+    "ack_at",
+    "ack_eliciting_in_flight",
+    "largest_received_packet",
+    "sent_packets",
+)
 
 
 def check_private_names() -> None:

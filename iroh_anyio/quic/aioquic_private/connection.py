@@ -34,6 +34,7 @@ from iroh_anyio.quic.aioquic_private.bulk import Burst, find_burst, has_control
 from iroh_anyio.quic.aioquic_private.context import Extension, HookedContext
 from iroh_anyio.quic.aioquic_private.limits import StreamLimit, WidePacer, WindowLimit
 from iroh_anyio.quic.aioquic_private.packets import QUIC_VERSION
+from iroh_anyio.quic.aioquic_private.recovery import BoundedRecovery
 from iroh_anyio.quic.pieces import PieceSet
 
 STREAM_PIECES_LIMIT = 4096
@@ -92,7 +93,15 @@ class HookedConnection(QuicConnection):
         self.challenge_answers: list[bytes] = []
         """Challenges that the peer answered, for the owner to take."""
         self._logger = _SILENT_LOGGER
-        self._loss._logger = _SILENT_LOGGER
+        self._loss: BoundedRecovery = BoundedRecovery(
+            congestion_control_algorithm=configuration.congestion_control_algorithm,
+            initial_rtt=configuration.initial_rtt,
+            max_datagram_size=configuration.max_datagram_size,
+            peer_completed_address_validation=not self._is_client,
+            quic_logger=self._quic_logger,
+            send_probe=self._send_probe,
+            logger=_SILENT_LOGGER,
+        )
         self._loss._pacer = WidePacer(max_datagram_size=configuration.max_datagram_size)
         window = configuration.max_data
         self.data_limit = WindowLimit(self._local_max_data, value=window, step=max(1, window // 4))
@@ -322,6 +331,12 @@ class HookedConnection(QuicConnection):
 
     # Overrides
 
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """Return what is to be sent now, and the address of each."""
+        datagrams = super().datagrams_to_send(now)
+        self._loss.forget_acknowledgements()
+        return datagrams
+
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         for stream in self._crypto_streams.values():
@@ -350,6 +365,19 @@ class HookedConnection(QuicConnection):
             if type(stream.receiver._ranges) is not RangeSet:
                 break
             stream.receiver._ranges = _as_ranges(PieceSet())
+
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        largest = buf.pull_uint_var()
+        buf.seek(start)
+        # Packets of all spaces are numbered in one row.
+        if largest >= self._packet_number:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="acknowledges a packet that was not sent",
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
 
     def _handle_crypto_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
