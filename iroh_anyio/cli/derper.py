@@ -20,6 +20,7 @@ from iroh_anyio.derper import Derper, DerperConfig, DerperPool, load_config
 from iroh_anyio.derper.certificates import Certificate, CertificateError
 from iroh_anyio.derper.config import DEV_PORT, WORKERS_IN_MESH, WORKERS_LIMIT
 from iroh_anyio.derper.descriptors import raise_descriptor_limit
+from iroh_anyio.derper.ports import PortError
 from iroh_anyio.derper.server import check_libraries
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import DecodeError, UdpAddress
@@ -148,7 +149,8 @@ async def _serve_dev(config: DerperConfig) -> None:
     try:
         server = await _open(config)
     except OSError as error:
-        raise _explained(error, "give another --port") from None
+        is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        raise _explained(error, "give another --port" if is_taken else "") from None
     async with server:
         _tell_ports(server)
         await anyio.sleep_forever()
@@ -159,7 +161,8 @@ async def _serve(source: _Source, config: DerperConfig) -> bool:
     try:
         server = await _open(config)
     except OSError as error:
-        raise _explained(error, f"change it in {source.path}") from None
+        advice = f"set {error.key} in {source.path}" if isinstance(error, PortError) else ""
+        raise _explained(error, advice) from None
     except (ModuleNotFoundError, CertificateError) as error:
         raise click.ClickException(str(error)) from None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
@@ -209,8 +212,7 @@ def _tell_ports(server: Derper | DerperPool) -> None:
 
 
 def _explained(error: OSError, advice: str) -> click.ClickException:
-    is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-    return click.ClickException(f"{error.strerror}{f': {advice}' if is_taken else ''}")
+    return click.ClickException(f"{error.strerror}{advice and f': {advice}'}")
 
 
 def _or(value: int | None, default: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +29,7 @@ from iroh_anyio.derper.access import (
 )
 from iroh_anyio.derper.certificates import CertificateError
 from iroh_anyio.derper.config_file import parse_config
+from iroh_anyio.derper.ports import PortError
 from iroh_proto import DerpMap, NodeAddr, NodeId, SecretKey
 from iroh_proto.derp.map import DerpNode
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
@@ -207,11 +211,38 @@ async def test_a_taken_port_is_an_error_and_frees_the_others() -> None:
     async with serving(LOCAL) as derper:
         taken = f'stun_bind_addr = "127.0.0.1:{derper.stun_port}"'
         text = LOCAL.replace('stun_bind_addr = "127.0.0.1:0"', taken)
-        with pytest.raises(OSError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
+        with pytest.raises(PortError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
             await Derper.open(parse_config(text))
     freed = f'http_bind_addr = "127.0.0.1:{derper.port}"'
     async with serving(LOCAL.replace('http_bind_addr = "127.0.0.1:0"', freed)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("key", "protocol"),
+    [
+        ("http_bind_addr", "TCP"),
+        ("tls.https_bind_addr", "TCP"),
+        ("metrics_bind_addr", "TCP"),
+        ("stun_bind_addr", "UDP"),
+        ("tls.quic_bind_addr", "UDP"),
+    ],
+)
+async def test_the_error_of_a_taken_port_names_address_and_key(
+    tls: Tls, key: str, protocol: str
+) -> None:
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        text = f"enable_quic_addr_discovery = true\n{tls.text}"
+        text += 'quic_bind_addr = "127.0.0.1:0"\n'
+        name = key.removeprefix("tls.")
+        text = text.replace(f'{name} = "127.0.0.1:0"', f'{name} = "127.0.0.1:{port}"')
+        words = f"cannot bind 127.0.0.1 {protocol} port {port}: {os.strerror(errno.EADDRINUSE)}"
+        with pytest.raises(PortError, match=words) as caught:
+            await Derper.open(parse_config(text))
+        assert caught.value.key == key
 
 
 class TestAccess:
