@@ -276,6 +276,17 @@ class TestAccess:
         ):
             await settled(lambda: words in "".join(endpoint.derp_problems.values()))
 
+    async def test_who_is_denied_is_warned_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with (
+            serving(f"{LOCAL}access.allowlist = []") as derper,
+            await bind(**endpoint_at(derper, ALICE, dialect="v3")),
+        ):
+            await settled(lambda: derper.machine.stats.connections.clients_denied >= 3)
+        warnings = [
+            record.getMessage() for record in caplog.records if record.levelname == "WARNING"
+        ]
+        assert [warning.partition(" says: ")[2] for warning in warnings] == ["not authenticated"]
+
     @pytest.mark.parametrize(
         ("status", "body", "is_allowed"),
         [
