@@ -48,7 +48,11 @@ def _parse_host(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="FILE",
     help="The settings: TOML with the names of iroh-relay 1.x.",
 )
-@click.option("--dev", is_flag=True, help="Plain HTTP for trying things out, on port 3340.")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="Plain HTTP for trying things out, on port 3340. With FILE: as FILE says, but no HTTPS.",
+)
 @click.option("--check-config", is_flag=True, help="Say whether FILE can be used, and end.")
 @click.option(
     "--host",
