@@ -198,7 +198,7 @@ def _reload(server: Derper | DerperPool, source: _Source) -> None:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         say(f"warning: keeping the old settings: {message}")
         return
-    logger.info("read %s again", source.path)
+    say(f"read {source.path} again")
     if waiting:
         say(f"warning: these hold after a restart: {', '.join(waiting)}")
 

@@ -169,8 +169,20 @@ class TestSignals:
             server.said(f"keeping the old settings: {path}: a number has too many digits")
             path.write_text(tls + "[derper]\nmax_connections = 3\n")
             server.signal(signal.SIGHUP)
-            server.said("these hold after a restart: max_connections")
+            server.said("these hold after a restart: derper.max_connections")
             assert server.process.poll() is None
+
+    def test_that_the_file_was_read_is_said_always(
+        self, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Taking(DerperPool):
+            def __init__(self) -> None: ...
+
+            def reload(self, config: DerperConfig) -> list[str]:
+                return []
+
+        _reload(Taking(), _Source(path, dev=False, workers=None))
+        assert capsys.readouterr().err == f"read {path} again\n"
 
     def test_settings_that_cannot_be_passed_on_leave_the_old_ones(
         self, path: Path, capsys: pytest.CaptureFixture[str]

@@ -575,8 +575,14 @@ class TestReload:
             text = tls.text.replace('metrics_bind_addr = "127.0.0.1:0"', "enable_metrics = false")
             text += "[derper]\nmax_connections = 5\n"
             waiting = derper.reload(parse_config(text))
-            assert waiting == ["tls", "metrics_bind_addr", "max_connections"]
+            assert waiting == ["tls", "metrics_bind_addr", "derper.max_connections"]
             assert derper.reload(parse_config(text)) == waiting
+
+    async def test_of_tls_what_holds_after_a_restart_is_named_by_key(self, tls: Tls) -> None:
+        async with serving(tls.text) as derper:
+            text = tls.text.replace('https_bind_addr = "127.0.0.1:0"', "manual_cert_path = 'x'")
+            waiting = derper.reload(parse_config(text.replace('"localhost"', '"elsewhere"')))
+            assert waiting == ["tls.https_bind_addr", "tls.hostname", "tls.manual_cert_path"]
 
 
 class TestDrain:
