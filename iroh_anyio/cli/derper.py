@@ -156,7 +156,7 @@ async def _serve_dev(config: DerperConfig) -> None:
         is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise _explained(error, "give another --port" if is_taken else "") from None
     async with server:
-        _tell_ports(server)
+        _tell_ports(server, config)
         await anyio.sleep_forever()
 
 
@@ -171,7 +171,7 @@ async def _serve(source: _Source, config: DerperConfig) -> bool:
         raise click.ClickException(str(error)) from None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with server, anyio.create_task_group() as tasks:
-            _tell_ports(server)
+            _tell_ports(server, config)
             is_draining = False
             async for number in signals:
                 if number == signal.SIGHUP:
@@ -203,9 +203,12 @@ def _reload(server: Derper | DerperPool, source: _Source) -> None:
         say(f"warning: these hold after a restart: {', '.join(waiting)}")
 
 
-def _tell_ports(server: Derper | DerperPool) -> None:
+def _tell_ports(server: Derper | DerperPool, config: DerperConfig) -> None:
+    url = server.url
+    if url.startswith("https:") and config.tls is not None and config.tls.hostnames:
+        url = f"https://{config.tls.hostnames[0]}:{server.port}"  # what the certificate is for
     listening = {
-        "url": server.url,
+        "url": url,
         "port": server.port,
         "stun_port": server.stun_port,
         "quic_port": server.quic_port,

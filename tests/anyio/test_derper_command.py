@@ -149,10 +149,11 @@ class TestSignals:
         authority.issue(*files, serial=1)
         tls = (
             f'{LOCAL}[tls]\ncert_mode = "Reloading"\ncert_dir = "{folder}"\n'
-            'https_bind_addr = "127.0.0.1:0"\n'
+            'https_bind_addr = "127.0.0.1:0"\nhostname = ["localhost", "other"]\n'
         )
         path.write_text(tls)
         with running("--config", str(path), "-v") as server:
+            assert server.ports["url"] == f"https://localhost:{server.ports['port']}"
             authority.issue(*files, serial=2)
             path.write_text(tls + "[limits]\naccept_conn_limit = 5\n")
             server.signal(signal.SIGHUP)
