@@ -30,6 +30,7 @@ class DerpWatch:
     def __init__(self) -> None:
         self.problems: dict[DerpUrl, str] = {}
         self._said: dict[DerpUrl, str] = {}
+        self._warned: dict[tuple[DerpUrl, str], None] = {}
         self.handlers: dict[type, Callable[[Any], None]] = {
             DerpServerConnected: self._on_connected,
             DerpServerLost: self._on_lost,
@@ -56,11 +57,17 @@ class DerpWatch:
 
     def _on_troubled(self, event: DerpServerTroubled) -> None:
         if event.problem:
-            logger.warning("DERP server %s says: %s", event.url, event.problem)
+            # Who is not let in tries again and again, and is told the same each time.
+            level = logging.DEBUG if (event.url, event.problem) in self._warned else logging.WARNING
+            logger.log(level, "DERP server %s says: %s", event.url, event.problem)
+            self._warned[event.url, event.problem] = None
+            if len(self._warned) > PROBLEMS_LIMIT:
+                del self._warned[next(iter(self._warned))]
             if len(self._said) < PROBLEMS_LIMIT:
                 self._said[event.url] = event.problem
         else:
             self._said.pop(event.url, None)
+            self._warned = {warned: None for warned in self._warned if warned[0] != event.url}
 
     def _on_unreachable(self, event: DerpServerUnreachable) -> None:
         # It is tried for as long as the endpoint lives; once is enough to be told.

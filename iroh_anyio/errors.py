@@ -156,7 +156,7 @@ def connect_error(
                 reason.code,
             )
         case "unreachable" | "idle":
-            return unreachable(node_id, derp_problem or reason.text)
+            return unreachable(node_id, "" if derp_problem else reason.text, derp_problem)
         case "application":
             return ConnectRefused(
                 f"node {node} closed the connection with code {reason.code}{detail}: ask its "
@@ -175,13 +175,11 @@ def connect_error(
             )
 
 
-def unreachable(node_id: NodeId, detail: str = "") -> NodeUnreachable:
+def unreachable(node_id: NodeId, detail: str = "", derp_problem: str = "") -> NodeUnreachable:
     """Return the exception for a node that did not answer."""
     why = f" ({detail})" if detail else ""
     return NodeUnreachable(
-        f"node {node_id.fmt_short()} did not answer{why}: check that it is online, and give a "
-        "DERP URL or a direct address where it can be met",
-        node_id,
+        f"node {node_id.fmt_short()} did not answer{why}{_cause_and_advice(derp_problem)}", node_id
     )
 
 
@@ -190,12 +188,19 @@ def connect_timeout(
 ) -> ConnectTimeout:
     """Return the exception for a dial that nobody answered within its limit."""
     within = "" if timeout is None else f" within {timeout:g} s"
-    why = f" ({derp_problem})" if derp_problem else ""
     return ConnectTimeout(
-        f"node {node_id.fmt_short()} did not answer{within}{why}: check that it is online, and "
-        "give a DERP URL or a direct address where it can be met",
+        f"node {node_id.fmt_short()} did not answer{within}{_cause_and_advice(derp_problem)}",
         node_id,
     )
+
+
+def _cause_and_advice(derp_problem: str) -> str:
+    if derp_problem:
+        return (
+            f" ({derp_problem}): check the DERP server, or give another one or a direct address "
+            "where the node can be met"
+        )
+    return ": check that it is online, and give a DERP URL or a direct address where it can be met"
 
 
 def no_address(node_id: NodeId) -> NodeUnreachable:

@@ -163,7 +163,7 @@ def listen(ips: Sequence[str], port: int, *, shares_port: bool = False) -> list[
             for other in listeners:
                 other.close()
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(error.errno, f"cannot listen on {ip} port {port}: {why}") from error
+            raise OSError(error.errno, f"cannot bind {ip} TCP port {port}: {why}") from error
         listener.setblocking(False)
         port = listener.getsockname()[1]
         listeners.append(listener)

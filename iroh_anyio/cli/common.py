@@ -155,13 +155,24 @@ def _choose_proxy(proxy: HttpProxy | None, *, from_env: bool) -> HttpProxy | Non
         raise click.UsageError(f"the proxy that the environment names: {error}") from None
 
 
+class _LikeSay(logging.Formatter):
+    """Begins lines as :func:`say` is used: ``warning: ...``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+_VERBOSE = logging.Formatter("%(relativeCreated)8.0f ms %(name)s: %(message)s")
+
+
 def verbose_option(function: Callable[P, R]) -> Callable[P, R]:
     """Add ``-v``, which shows log messages on stderr (``-vv``: all of them)."""
 
     def set_level(ctx: click.Context, param: click.Parameter, count: int) -> None:
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)]
-        shown = "%(relativeCreated)8.0f ms %(name)s: " if count else "%(levelname)s: "
-        logging.basicConfig(stream=sys.stderr, level=level, format=f"{shown}%(message)s")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_VERBOSE if count else _LikeSay())
+        logging.basicConfig(level=level, handlers=[handler])
 
     return click.option(
         "-v",

@@ -20,6 +20,7 @@ from iroh_anyio.derper import Derper, DerperConfig, DerperPool, load_config
 from iroh_anyio.derper.certificates import Certificate, CertificateError
 from iroh_anyio.derper.config import DEV_PORT, WORKERS_IN_MESH, WORKERS_LIMIT
 from iroh_anyio.derper.descriptors import raise_descriptor_limit
+from iroh_anyio.derper.ports import PortError
 from iroh_anyio.derper.server import check_libraries
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import DecodeError, UdpAddress
@@ -47,7 +48,11 @@ def _parse_host(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="FILE",
     help="The settings: TOML with the names of iroh-relay 1.x.",
 )
-@click.option("--dev", is_flag=True, help="Plain HTTP for trying things out, on port 3340.")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="Plain HTTP for trying things out, on port 3340. With FILE: as FILE says, but no HTTPS.",
+)
 @click.option("--check-config", is_flag=True, help="Say whether FILE can be used, and end.")
 @click.option(
     "--host",
@@ -148,9 +153,10 @@ async def _serve_dev(config: DerperConfig) -> None:
     try:
         server = await _open(config)
     except OSError as error:
-        raise _explained(error, "give another --port") from None
+        is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        raise _explained(error, "give another --port" if is_taken else "") from None
     async with server:
-        _tell_ports(server)
+        _tell_ports(server, config)
         await anyio.sleep_forever()
 
 
@@ -159,12 +165,13 @@ async def _serve(source: _Source, config: DerperConfig) -> bool:
     try:
         server = await _open(config)
     except OSError as error:
-        raise _explained(error, f"change it in {source.path}") from None
+        advice = f"set {error.key} in {source.path}" if isinstance(error, PortError) else ""
+        raise _explained(error, advice) from None
     except (ModuleNotFoundError, CertificateError) as error:
         raise click.ClickException(str(error)) from None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with server, anyio.create_task_group() as tasks:
-            _tell_ports(server)
+            _tell_ports(server, config)
             is_draining = False
             async for number in signals:
                 if number == signal.SIGHUP:
@@ -191,14 +198,17 @@ def _reload(server: Derper | DerperPool, source: _Source) -> None:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         say(f"warning: keeping the old settings: {message}")
         return
-    logger.info("read %s again", source.path)
+    say(f"read {source.path} again")
     if waiting:
         say(f"warning: these hold after a restart: {', '.join(waiting)}")
 
 
-def _tell_ports(server: Derper | DerperPool) -> None:
+def _tell_ports(server: Derper | DerperPool, config: DerperConfig) -> None:
+    url = server.url
+    if url.startswith("https:") and config.tls is not None and config.tls.hostnames:
+        url = f"https://{config.tls.hostnames[0]}:{server.port}"  # what the certificate is for
     listening = {
-        "url": server.url,
+        "url": url,
         "port": server.port,
         "stun_port": server.stun_port,
         "quic_port": server.quic_port,
@@ -209,8 +219,7 @@ def _tell_ports(server: Derper | DerperPool) -> None:
 
 
 def _explained(error: OSError, advice: str) -> click.ClickException:
-    is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-    return click.ClickException(f"{error.strerror}{f': {advice}' if is_taken else ''}")
+    return click.ClickException(f"{error.strerror}{advice and f': {advice}'}")
 
 
 def _or(value: int | None, default: int) -> int:

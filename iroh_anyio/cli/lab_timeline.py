@@ -52,7 +52,7 @@ def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payl
     Without --from it begins with the first message between nodes; without --to it ends after the
     last change of a path. Below it stands what arrows, colours, boxes and digits mean: solid arrows
     are UDP, dashed ones go by way of a DERP server, dotted ones may not have arrived, and "ping
-    18f4" is answered by "pong 18f4".
+    18f4" is answered by "pong 18f4". Where there is nothing to draw it says why, and exits with 1.
     """
     if begin is not None and end is not None and begin >= end:
         raise click.UsageError(f"--from {begin:g} is not before --to {end:g}")
@@ -62,9 +62,11 @@ def draw(files: tuple[TextIO, ...], begin: float | None, end: float | None, payl
         lines = timelines[0] if len(files) == 1 else merge(timelines)
         _warn_of_strangers([file.name for file in files], connected(timelines))
         scene = read_scene(lines, begin=begin, end=end, payload=payload)
-    if scene.is_empty:
-        say(f"nothing to draw in {names}: {_why_empty(scene)}")
     click.echo(draw_scene(scene), nl=False)
+    if scene.is_empty:
+        payloads = len(read_scene(lines, begin=begin, end=end, payload=True).flights)
+        hint = f"; there are {payloads} payload datagrams: --payload draws them" if payloads else ""
+        raise click.ClickException(f"nothing to draw in {names}: {_why_empty(scene)}{hint}")
 
 
 def _warn_of_strangers(names: Sequence[str], groups: Sequence[Sequence[int]]) -> None:

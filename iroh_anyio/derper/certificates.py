@@ -95,6 +95,11 @@ class Certificate:
             context.load_cert_chain(self.certificate_path, self.key_path, password=_no_password)
             chain = x509.load_pem_x509_certificates(self.certificate_path.read_bytes())
         except (OSError, ValueError) as error:
+            if _is_key(self.certificate_path):
+                raise CertificateError(
+                    f"{self.certificate_path} is to be a certificate, and holds a private key: is "
+                    f"it swapped with {self.key_path}?"
+                ) from None
             reason = getattr(error, "reason", None)
             raise CertificateError(
                 f"{self.certificate_path} and {self.key_path} are no certificate with its key"
@@ -102,6 +107,14 @@ class Certificate:
             ) from None
         self.expires = chain[0].not_valid_after_utc
         return context
+
+
+def _is_key(path: Path) -> bool:
+    try:
+        pem = path.read_bytes()
+    except OSError:
+        return False
+    return b"PRIVATE KEY-----" in pem and b"BEGIN CERTIFICATE-----" not in pem
 
 
 def _stat(path: Path) -> tuple[int, int, int]:

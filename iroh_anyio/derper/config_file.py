@@ -67,7 +67,25 @@ MESH_KEY_VARIABLE = "IROH_DERPER_MESH_KEY"
 FILE_SIZE_LIMIT = 8 * 1024 * 1024
 """Bytes of a file that are read, enough for a list of 100,000 node ids."""
 
+TOP_KEYS = frozenset(
+    {
+        "access",
+        "derper",
+        "enable_metrics",
+        "enable_quic_addr_discovery",
+        "enable_relay",
+        "enable_stun",
+        "http_bind_addr",
+        "key_cache_capacity",
+        "limits",
+        "metrics_bind_addr",
+        "secret_key",
+        "stun_bind_addr",
+        "tls",
+    }
+)
 ACCESS_KINDS = ("allowlist", "denylist", "http", "shared_token")
+_ACCESS = f'"everyone", or a table with one of {", ".join(ACCESS_KINDS)}'
 LISTEN_DIALECTS = ("v2", "v3")
 CERT_MODES = ("Manual", "Reloading", "LetsEncrypt")
 
@@ -121,7 +139,7 @@ def parse_config(
         raise ConfigError("tables or lists are nested too deeply") from None
     except ValueError:  # Python's limit of int(), which tomllib passes on
         raise ConfigError("a number has too many digits") from None
-    return _Reader(TomlTable(values), environ or {}, dev=dev).read()
+    return _Reader(TomlTable(values, top_keys=TOP_KEYS), environ or {}, dev=dev).read()
 
 
 class _Reader:
@@ -231,8 +249,9 @@ class _Reader:
 
     def _read_access(self) -> AccessRule:
         if self._root.is_text("access"):
-            self._root.choice("access", ("everyone",))
-            return Everyone()
+            if self._root.text("access") == "everyone":
+                return Everyone()
+            raise self._root.error("access", _ACCESS)
         table = self._root.table("access")
         if table is None:
             return Everyone()
@@ -241,8 +260,10 @@ class _Reader:
         tokens, http = _read_shared_tokens(table), table.table("http")
         callout = None if http is None else self._read_callout(http)
         table.finish()
-        if len(kinds) != 1:
-            raise self._root.error("access", f'"everyone" or one of {", ".join(ACCESS_KINDS)}')
+        if len(kinds) > 1:
+            raise self._root.error("access", f"has {' and '.join(kinds)}: one rule at a time")
+        if not kinds:
+            raise self._root.error("access", _ACCESS)
         if allowlist is not None:
             return Allowlist(allowlist)
         if denylist is not None:

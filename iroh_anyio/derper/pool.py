@@ -45,9 +45,9 @@ from iroh_anyio.derper.seats import Move, Seats
 from iroh_anyio.derper.server import (
     LEAVE_TIMEOUT,
     RELOADABLE,
-    changed_settings,
     check_libraries,
     server_url,
+    waiting_keys,
 )
 from iroh_anyio.derper.side_services import Opened, SideServices
 from iroh_anyio.derper.worker_process import END_TIMEOUT, WorkerProcess
@@ -138,7 +138,7 @@ class DerperPool(Service):
     def reload(self, config: DerperConfig) -> list[str]:
         """Take up the settings that can change while it runs, and read the certificate again.
 
-        :returns: the names of settings that differ and hold only after a restart.
+        :returns: the keys, as in the file, of what differs and holds only after a restart.
         :raises ModuleNotFoundError: if a setting needs a library that is not installed; nothing
             has changed then.
         :raises OSError: if the system has no file left to tell the workers by; nothing has changed
@@ -147,7 +147,6 @@ class DerperPool(Service):
         check_libraries(config)
         before = self._config
         config = replace(config, secret_key=config.secret_key or before.secret_key)
-        waiting = [name for name in changed_settings(before, config) if name not in RELOADABLE]
         after = replace(before, **{name: getattr(config, name) for name in RELOADABLE})
         with settings_file(after) as settings:
             self._config = after
@@ -155,7 +154,7 @@ class DerperPool(Service):
             for worker in self._workers.values():
                 if worker.is_started:
                     worker.channel.send(Reload(), [settings])
-        return waiting
+        return waiting_keys(before, config)
 
     async def drain(self) -> None:
         """Have all workers tell their clients that the server goes away, and end.

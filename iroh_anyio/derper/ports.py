@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from iroh_anyio.derper.config import DerperConfig
@@ -14,6 +15,33 @@ from iroh_anyio.udp import UdpSocket
 from iroh_proto.address import UdpAddress
 
 logger = logging.getLogger("iroh_anyio.derper")
+
+_ADDRESS_ERRORS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+
+
+class PortError(OSError):
+    """A port that cannot be had, where another one may. The message names it.
+
+    :ivar key: the setting that says which.
+    """
+
+    def __init__(self, error: OSError, key: str) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.key = key
+
+
+@contextmanager
+def port_of(key: str) -> Iterator[None]:
+    """Have an error of taking a port name the setting that says which.
+
+    :raises PortError: instead of an error that another address would not have.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ADDRESS_ERRORS:
+            raise PortError(error, key) from error
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +65,19 @@ def open_sockets(
 
     :param https: where clients come to, instead of plain HTTP.
     :param shares_main: whether several processes will listen where clients come to.
-    :raises OSError: if one cannot be had.
+    :raises PortError: if one is taken, or not for this server to have.
+    :raises OSError: if one cannot be had for another reason.
     """
     http = config.http_bind_addr
     with ExitStack() as opened:
-        main = _listen(opened, https or http, shares_port=shares_main)
-        plain = _listen(opened, None if https is None else http)
-        metrics = _listen(opened, config.metrics_bind_addr)
-        stun = _bind_stun(opened, config)
+        with port_of("http_bind_addr" if https is None else "tls.https_bind_addr"):
+            main = _listen(opened, https or http, shares_port=shares_main)
+        with port_of("http_bind_addr"):
+            plain = _listen(opened, None if https is None else http)
+        with port_of("metrics_bind_addr"):
+            metrics = _listen(opened, config.metrics_bind_addr)
+        with port_of("stun_bind_addr"):
+            stun = _bind_stun(opened, config)
         opened.pop_all()
     return DerperSockets(main=main, plain=plain, metrics=metrics, stun=stun)
 

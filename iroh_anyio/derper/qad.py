@@ -61,7 +61,12 @@ class QadListener(Service):
         machine = QadServer(
             certificates=certificates, private_key=private_key, rng=random.SystemRandom()
         )
-        sockets = [UdpSocket(UdpAddress("0.0.0.0" if ip == "::" else ip, port), offload=False)]
+        first = "0.0.0.0" if ip == "::" else ip
+        try:
+            sockets = [UdpSocket(UdpAddress(first, port), offload=False)]
+        except OSError as error:
+            why = error.strerror or error
+            raise OSError(error.errno, f"cannot bind {first} UDP port {port}: {why}") from error
         if ip == "::":
             port = sockets[0].local_address.port
             try:

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from iroh_anyio.derper.access import AccessControl, HttpCallout
 from iroh_anyio.derper.certificates import Certificate
-from iroh_anyio.derper.config import DEV_PORT, MAX_CONNECTIONS, DerperConfig
+from iroh_anyio.derper.config import DEV_PORT, MAX_CONNECTIONS, DerperConfig, TlsConfig
 from iroh_anyio.derper.descriptors import descriptor_limit
 from iroh_anyio.derper.extra import import_extra
 from iroh_anyio.derper.metrics import DerperCounts
@@ -50,6 +50,8 @@ from iroh_proto.stun.server import StunServerStats
 
 logger = logging.getLogger("iroh_anyio.derper")
 
+SettingsT = TypeVar("SettingsT", DerperConfig, TlsConfig)
+
 WRITE_TIMEOUT = 10.0
 """Seconds without a client taking a byte after which it is cut off. The machine has its own,
 shorter limit for clients; this one is for whatever else connects."""
@@ -59,6 +61,18 @@ LEAVE_TIMEOUT = 2.0
 
 RELOADABLE = frozenset({"access", "rate_limit", "accept_limit", "drain_time", "notices"})
 """Settings that :meth:`Derper.reload` changes in a running server, beside the certificate."""
+
+_KEYS = {
+    "max_connections": "derper.max_connections",
+    "workers": "derper.workers",
+    "listen_dialect": "derper.listen_dialect",
+    "mesh_key": "derper.mesh.key_file",
+    "mesh_servers": "derper.mesh.with",
+    "tls.hostnames": "tls.hostname",
+    "tls.certificate_path": "tls.manual_cert_path",
+    "tls.key_path": "tls.manual_key_path",
+}
+"""Settings that are called otherwise in the file."""
 
 
 class Derper(Service):
@@ -227,7 +241,7 @@ class Derper(Service):
         The limit on connections and what is asked of who comes hold from now on. Clients that are
         connected stay, under the new rate limit, unless a list says of them that they may not.
 
-        :returns: the names of settings that differ and hold only after a restart.
+        :returns: the keys, as in the file, of what differs and holds only after a restart.
         :raises ModuleNotFoundError: if a setting needs a library that is not installed; nothing
             has changed then.
         """
@@ -244,7 +258,7 @@ class Derper(Service):
             self._machine.set_accept_limit(config.accept_limit, now=now)
         self._sides.reload_certificate()
         self._driver.flush()
-        return [name for name in changed if name not in RELOADABLE]
+        return waiting_keys(before, config)
 
     async def drain(self) -> None:
         """Tell clients that the server goes away, and serve those that are there a little longer.
@@ -386,10 +400,19 @@ def check_libraries(config: DerperConfig) -> None:
         import_extra("httpx", "access.http")
 
 
-def changed_settings(before: DerperConfig, after: DerperConfig) -> list[str]:
+def changed_settings(before: SettingsT, after: SettingsT) -> list[str]:
     """Return the names of the settings that differ."""
     names = [field.name for field in fields(after)]
     return [name for name in names if getattr(after, name) != getattr(before, name)]
+
+
+def waiting_keys(before: DerperConfig, after: DerperConfig) -> list[str]:
+    """Return the keys, as in the file, of settings that differ and hold only after a restart."""
+    names = [name for name in changed_settings(before, after) if name not in RELOADABLE]
+    if "tls" in names and before.tls is not None and after.tls is not None:
+        at = names.index("tls")
+        names[at : at + 1] = [f"tls.{name}" for name in changed_settings(before.tls, after.tls)]
+    return [_KEYS.get(name, name) for name in names]
 
 
 def server_url(scheme: str, host: str, port: int) -> str:

@@ -17,7 +17,7 @@ from iroh_anyio.derper.certificates import Certificate, CertificateError
 from iroh_anyio.derper.config import DerperConfig
 from iroh_anyio.derper.metrics import DerperCounts, DerperMetrics
 from iroh_anyio.derper.page_port import PagePort
-from iroh_anyio.derper.ports import DerperSockets, open_sockets
+from iroh_anyio.derper.ports import DerperSockets, open_sockets, port_of
 from iroh_anyio.derper.qad import QadListener, load_certificates
 from iroh_anyio.driver import Driver, UdpPort
 from iroh_anyio.quic.qad_server import PrivateKey, QadServerStats
@@ -179,9 +179,10 @@ async def _bind_qad(certificate: Certificate, address: UdpAddress | None) -> Qad
     if address is None:
         return None
     certificates, private_key = _read_for_quic(certificate)
-    return await QadListener.bind(
-        certificates=certificates, private_key=private_key, host=address.ip, port=address.port
-    )
+    with port_of("tls.quic_bind_addr"):
+        return await QadListener.bind(
+            certificates=certificates, private_key=private_key, host=address.ip, port=address.port
+        )
 
 
 def _read_for_quic(certificate: Certificate) -> tuple[list[x509.Certificate], PrivateKey]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,11 +27,16 @@ class TomlTable:
     Each reader returns ``None`` for a key that is not there.
 
     :param path: the key of the table itself, empty for the whole file.
+    :param top_keys: keys of the whole file. Those of them that stand in a table got there because
+        they were written below its head.
     """
 
-    def __init__(self, values: Mapping[str, object], path: str = "") -> None:
+    def __init__(
+        self, values: Mapping[str, object], path: str = "", top_keys: Collection[str] = ()
+    ) -> None:
         self._values = values
         self._path = path
+        self._top_keys = top_keys
         self._known: dict[str, None] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -135,7 +140,7 @@ class TomlTable:
         if value is None:
             return None
         if isinstance(value, dict):
-            return TomlTable(value, self.name(key))
+            return TomlTable(value, self.name(key), self._top_keys)
         raise self.error(key, f"a table, not {_shown(value)}")
 
     def finish(self) -> None:
@@ -143,8 +148,15 @@ class TomlTable:
 
         :raises ConfigError: if there are others, naming the first and those that are known.
         """
-        for key in self._values:
+        for key, value in self._values.items():
             if key not in self._known:
+                if key in self._top_keys:
+                    as_table = f", or as [{key}]" if isinstance(value, dict) else ""
+                    raise self.error(
+                        key,
+                        f"no such key; {key} is one of the whole file: put it above the first "
+                        f"[table]{as_table}",
+                    )
                 similar = difflib.get_close_matches(key, self._known, n=1)
                 hint = f"did you mean {similar[0]}? " if similar else ""
                 raise self.error(key, f"no such key; {hint}there are {', '.join(self._known)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -203,7 +204,7 @@ def test_derper_says_where_it_listens_and_warns_of_a_taken_stun_port() -> None:
             listening = json.loads(first_line(derper.stdout))
             assert listening["stun_port"] is None
             assert listening["url"] == f"http://127.0.0.1:{listening['port']}"
-            assert port.encode() in first_line(derper.stderr)
+            assert first_line(derper.stderr).startswith(f"warning: UDP port {port} is".encode())
             with socket.create_connection(("127.0.0.1", listening["port"]), timeout=10) as web:
                 web.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert web.recv(1024).startswith(b"HTTP/1.1 200")
@@ -405,9 +406,16 @@ def test_lab_says_when_there_is_nothing_to_draw() -> None:
     late = run("lab", "draw", "-", "--from", "1000", "--to", "1010", stdin=recorded)
     assert b"nothing to draw in <stdin>: from 1000 s to 1010 s there is no message" in late.stderr
     bare = run("lab", "draw", "-", stdin=recorded.splitlines()[0])
-    assert bare.stderr == b"nothing to draw in <stdin>: nothing is recorded\n"
-    for drawn in (late, bare):
-        assert drawn.returncode == 0
+    assert bare.stderr == b"Error: nothing to draw in <stdin>: nothing is recorded\n"
+    head, *entries = recorded.splitlines()
+    payload = [line for line in entries if b'"labels": ["payload' in line]
+    silent = run("lab", "draw", "-", stdin=b"\n".join([head, *payload]))
+    hint = re.search(rb"; there are (\d+) payload datagrams: --payload draws them", silent.stderr)
+    assert hint is not None
+    assert int(hint[1]) > 0
+    assert run("lab", "draw", "-", "--payload", stdin=b"\n".join([head, *payload])).returncode == 0
+    for drawn in (late, bare, silent):
+        assert drawn.returncode == 1
         assert drawn.stdout.startswith(b"<svg ")
 
 
@@ -419,7 +427,7 @@ def test_lab_draws_only_together_what_belongs_together(tmp_path: Path) -> None:
 
     left, right = write("left", "a"), write("right", "b")
     strangers = run("lab", "draw", left, right)
-    assert strangers.returncode == 0
+    assert strangers.returncode == 1  # there is nothing in them
     assert f"warning: nothing connects {left} with {right}: ".encode() in strangers.stderr
     again = run("lab", "draw", left, left)
     assert again.returncode == 1

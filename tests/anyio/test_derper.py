@@ -115,7 +115,7 @@ async def test_it_can_do_without_stun() -> None:
 async def test_a_taken_tcp_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}"):
+        with pytest.raises(OSError, match=f"cannot bind 127.0.0.1 TCP port {port}"):
             await Derper.bind(port=port, stun_port=None)
 
 

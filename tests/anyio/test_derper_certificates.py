@@ -152,6 +152,12 @@ def test_files_that_become_readable_later_are_taken_up(
     assert not certificate.reload()
 
 
+def test_a_key_in_the_place_of_the_certificate_is_seen(files: Files) -> None:
+    words = f"^{files.key_path} is to be a certificate, and holds a private key: is it swapped with"
+    with pytest.raises(CertificateError, match=words):
+        Certificate(files.key_path, files.certificate_path)
+
+
 def refuse(path: Path, mode: str) -> None:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 

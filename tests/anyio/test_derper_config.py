@@ -11,7 +11,7 @@ import pytest
 
 from iroh_anyio.derper.access import Allowlist, Denylist, Everyone, HttpCallout, SharedTokens
 from iroh_anyio.derper.config import DerperConfig, TlsConfig
-from iroh_anyio.derper.config_file import load_config, parse_config
+from iroh_anyio.derper.config_file import TOP_KEYS, load_config, parse_config
 from iroh_anyio.derper.toml_table import ConfigError
 from iroh_proto import NodeId, SecretKey, UdpAddress
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
@@ -191,10 +191,24 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
         ("[limits.client.tx]", "limits.client.tx: no such key"),
         ("[limits]\nx = 1", "limits.x: no such key"),
         ("[derper]\nworker = 1", "derper.worker: no such key"),
-        ('access = "nobody"', "access: one of \"everyone\", not 'nobody'"),
+        (
+            '[tls]\ncert_mode = "Manual"\naccess.allowlist = []',
+            r"tls.access: no such key; .*: put it above the first \[table\], or as \[access\]$",
+        ),
+        (
+            "[limits]\nenable_stun = false",
+            r"limits.enable_stun: no such key; .*: put it above the first \[table\]$",
+        ),
+        (
+            'access = "nobody"',
+            'access: "everyone", or a table with one of allowlist, denylist, http, shared_token',
+        ),
         ("access = 5", "access: a table, not 5"),
-        ("[access]", 'access: "everyone" or one of allowlist, denylist, http, shared_token'),
-        ("access = {allowlist = [], denylist = []}", 'access: "everyone" or one of'),
+        ("[access]", 'access: "everyone", or a table with one of allowlist, denylist, http'),
+        (
+            "access = {allowlist = [], denylist = []}",
+            "access: has allowlist and denylist: one rule at a time",
+        ),
         ("access.allow = []", "access.allow: no such key; did you mean allowlist?"),
         ('access.allowlist = ["abc"]', "access.allowlist: 'abc': a node id has 64 hex"),
         ("access.shared_token = []", "access.shared_token: a list of strings, none of them empty"),
@@ -262,6 +276,12 @@ def test_secrets_of_the_environment_go_before_those_of_the_file() -> None:
 def test_what_cannot_be_used_is_an_error_that_names_the_key(text: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         parse_config(text)
+
+
+def test_the_keys_of_the_whole_file_are_known() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("nonsense = 1")
+    assert set(str(caught.value).partition("there are ")[2].split(", ")) == TOP_KEYS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +29,7 @@ from iroh_anyio.derper.access import (
 )
 from iroh_anyio.derper.certificates import CertificateError
 from iroh_anyio.derper.config_file import parse_config
+from iroh_anyio.derper.ports import PortError
 from iroh_proto import DerpMap, NodeAddr, NodeId, SecretKey
 from iroh_proto.derp.map import DerpNode
 from iroh_proto.derp.rate import AcceptLimit, RateLimit
@@ -207,11 +211,38 @@ async def test_a_taken_port_is_an_error_and_frees_the_others() -> None:
     async with serving(LOCAL) as derper:
         taken = f'stun_bind_addr = "127.0.0.1:{derper.stun_port}"'
         text = LOCAL.replace('stun_bind_addr = "127.0.0.1:0"', taken)
-        with pytest.raises(OSError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
+        with pytest.raises(PortError, match=f"cannot bind 127.0.0.1 UDP port {derper.stun_port}"):
             await Derper.open(parse_config(text))
     freed = f'http_bind_addr = "127.0.0.1:{derper.port}"'
     async with serving(LOCAL.replace('http_bind_addr = "127.0.0.1:0"', freed)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("key", "protocol"),
+    [
+        ("http_bind_addr", "TCP"),
+        ("tls.https_bind_addr", "TCP"),
+        ("metrics_bind_addr", "TCP"),
+        ("stun_bind_addr", "UDP"),
+        ("tls.quic_bind_addr", "UDP"),
+    ],
+)
+async def test_the_error_of_a_taken_port_names_address_and_key(
+    tls: Tls, key: str, protocol: str
+) -> None:
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        text = f"enable_quic_addr_discovery = true\n{tls.text}"
+        text += 'quic_bind_addr = "127.0.0.1:0"\n'
+        name = key.removeprefix("tls.")
+        text = text.replace(f'{name} = "127.0.0.1:0"', f'{name} = "127.0.0.1:{port}"')
+        words = f"cannot bind 127.0.0.1 {protocol} port {port}: {os.strerror(errno.EADDRINUSE)}"
+        with pytest.raises(PortError, match=words) as caught:
+            await Derper.open(parse_config(text))
+        assert caught.value.key == key
 
 
 class TestAccess:
@@ -244,6 +275,17 @@ class TestAccess:
             await bind(**endpoint_at(derper, ALICE, dialect=dialect)) as endpoint,
         ):
             await settled(lambda: words in "".join(endpoint.derp_problems.values()))
+
+    async def test_who_is_denied_is_warned_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with (
+            serving(f"{LOCAL}access.allowlist = []") as derper,
+            await bind(**endpoint_at(derper, ALICE, dialect="v3")),
+        ):
+            await settled(lambda: derper.machine.stats.connections.clients_denied >= 3)
+        warnings = [
+            record.getMessage() for record in caplog.records if record.levelname == "WARNING"
+        ]
+        assert [warning.partition(" says: ")[2] for warning in warnings] == ["not authenticated"]
 
     @pytest.mark.parametrize(
         ("status", "body", "is_allowed"),
@@ -533,8 +575,14 @@ class TestReload:
             text = tls.text.replace('metrics_bind_addr = "127.0.0.1:0"', "enable_metrics = false")
             text += "[derper]\nmax_connections = 5\n"
             waiting = derper.reload(parse_config(text))
-            assert waiting == ["tls", "metrics_bind_addr", "max_connections"]
+            assert waiting == ["tls", "metrics_bind_addr", "derper.max_connections"]
             assert derper.reload(parse_config(text)) == waiting
+
+    async def test_of_tls_what_holds_after_a_restart_is_named_by_key(self, tls: Tls) -> None:
+        async with serving(tls.text) as derper:
+            text = tls.text.replace('https_bind_addr = "127.0.0.1:0"', "manual_cert_path = 'x'")
+            waiting = derper.reload(parse_config(text.replace('"localhost"', '"elsewhere"')))
+            assert waiting == ["tls.https_bind_addr", "tls.hostname", "tls.manual_cert_path"]
 
 
 class TestDrain:

@@ -402,7 +402,7 @@ class TestServices:
             text = LOCAL.replace(PORT_SETTING, f'http_bind_addr = "127.0.0.1:{pool.port}"')
             assert text != LOCAL
             for kind, workers in ((DerperPool, 2), (Derper, 1)):
-                with pytest.raises(OSError, match="cannot listen"):
+                with pytest.raises(OSError, match="cannot bind"):
                     await kind.open(parse_config(f"{text}[derper]\nworkers = {workers}\n"))
         # And it is free again at once.
         async with await Derper.open(parse_config(text)) as derper:

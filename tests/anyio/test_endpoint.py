@@ -186,12 +186,13 @@ async def test_a_derp_server_out_of_reach_is_named() -> None:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     settings = {"derp_map": DerpMap.from_urls([url])}
     addr = NodeAddr(SecretKey.generate().public, derp_url=url)
+    words = f"its DERP server {url}/ cannot be .*: check the DERP server, or give another one"
     async with await bind(options=EndpointOptions(handshake_timeout=0.5), **settings) as client:
-        with anyio.fail_after(LIMIT), pytest.raises(NodeUnreachable, match="its DERP server"):
+        with anyio.fail_after(LIMIT), pytest.raises(NodeUnreachable, match=words):
             await client.connect(addr, alpn=ALPN)
         assert [str(known) for known in client.derp_problems] == [f"{url}/"]
     async with await bind(**settings) as client:
-        with anyio.fail_after(LIMIT), pytest.raises(ConnectTimeout, match=f"{url}/ cannot be"):
+        with anyio.fail_after(LIMIT), pytest.raises(ConnectTimeout, match=words):
             await client.connect(addr, alpn=ALPN, timeout=0.5)
 
 
