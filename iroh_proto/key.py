@@ -2,7 +2,8 @@
 
 A node id is the 32-byte compressed Edwards point of an Ed25519 public key (RFC 8032). Its text
 is 64 lower-case hex digits; releases before 0.30 print 52 characters of lower-case base32
-(RFC 4648, no padding) instead. Both spellings, in either case, are accepted everywhere.
+(RFC 4648, no padding) instead. Both spellings, in either case and with white space around them, are
+accepted everywhere.
 
 Source: iroh v0.12.0 ``iroh-net/src/key.rs``, v0.35.0 ``iroh-base/src/key.rs``.
 """
@@ -72,9 +73,11 @@ class NodeId(bytes):
     def from_str(cls, text: str) -> Self:
         """Parse 64 hex digits or 52 characters of base32, in either case.
 
+        White space around them, such as the line end of a file, does not count.
+
         :raises DecodeError: naming what is wrong with the text.
         """
-        return cls(decode_key_text(text, "node id"))
+        return cls(decode_key_text(text.strip(), "node id"))
 
     @classmethod
     def from_z32(cls, text: str) -> Self:
@@ -168,9 +171,11 @@ class SecretKey:
     def from_str(cls, text: str) -> Self:
         """Parse 64 hex digits or 52 characters of base32, in either case.
 
+        White space around them, such as the line end of a file, does not count.
+
         :raises DecodeError: naming what is wrong, without repeating the text.
         """
-        return cls(decode_key_text(text, "secret key"))
+        return cls(decode_key_text(text.strip(), "secret key"))
 
     @classmethod
     def from_openssh(cls, text: str) -> Self:

@@ -19,7 +19,7 @@ doc       0.12 to 0.93    ``doc``       ``00`` | capability | sequence: node
 *node* is a record of :mod:`iroh_proto.node_record` in the form of the release, *token* a byte
 string, *format* ``00`` for one blob and ``01`` for a sequence of them, *capability* ``00`` ``20``
 and a namespace's secret, or ``01`` and its id. Prefixes are lower case, the rest is read in
-either case. Bytes after the record are ignored, as upstream does.
+either case, without white space around it. Bytes after the record are ignored, as upstream does.
 
 Source: iroh v0.6.0 ``iroh/src/rpc_protocol.rs``, v0.10.0 ``iroh/src/ticket.rs``, v0.12.0
 ``iroh-net/src/ticket/node.rs``, v0.28.1 ``iroh-base/src/ticket.rs``; iroh-tickets 1.0.0.
@@ -227,6 +227,7 @@ def parse_ticket(text: str) -> ParsedTicket:
 
     :raises DecodeError: naming what is wrong. The message never repeats the ticket.
     """
+    text = text.strip()
     best_error, best_progress = DecodeError(_NO_PREFIX), -1
     for form in _ALL_FORMS:
         if not text.startswith(form.prefix):

@@ -258,9 +258,7 @@ def load_key(path: Path) -> SecretKey:
         raise click.ClickException(f"{path} holds no secret key: it is not text") from None
     try:
         is_openssh = text.startswith("-----BEGIN OPENSSH")
-        secret_key = (
-            SecretKey.from_openssh(text) if is_openssh else SecretKey.from_str(text.strip())
-        )
+        secret_key = SecretKey.from_openssh(text) if is_openssh else SecretKey.from_str(text)
     except DecodeError as error:
         raise click.ClickException(f"{path} holds no secret key: {error}") from None
     if mode & OTHERS_MAY_READ:

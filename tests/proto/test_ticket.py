@@ -235,6 +235,11 @@ def test_the_text_after_the_prefix_is_read_in_either_case_but_the_prefix_is_not(
         NodeTicket.from_str(text.upper())
 
 
+def test_white_space_around_a_ticket_does_not_count() -> None:
+    for ticket in (NodeTicket(NODE), BlobTicket(NODE, HASH)):
+        assert parse_ticket(f" {ticket}\r\n") == parse_ticket(str(ticket))
+
+
 def test_bytes_after_the_record_are_ignored() -> None:
     payload = decode_base32(str(NodeTicket(NODE)).removeprefix("node"))
     assert NodeTicket.from_str("node" + encode_base32(payload + b"more")) == NodeTicket(NODE)
