@@ -35,6 +35,8 @@ _D = -121665 * pow(121666, -1, _P) % _P
 _Z_BASE_32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 _RFC_BASE_32 = "abcdefghijklmnopqrstuvwxyz234567"
 _BASE_32_HEX = "0123456789abcdefghijklmnopqrstuv"
+_BASE_32_CHARACTERS = frozenset(_RFC_BASE_32 + _RFC_BASE_32.upper())
+_LEFT_OVER = "base32 with bits left over: it is cut short, or has something added or changed"
 _TO_Z = str.maketrans(_RFC_BASE_32, _Z_BASE_32)
 _FROM_Z = str.maketrans(_Z_BASE_32, _RFC_BASE_32)
 _TO_HEX = str.maketrans(_RFC_BASE_32, _BASE_32_HEX)
@@ -230,13 +232,14 @@ def decode_base32(text: str) -> bytes:
     :raises DecodeError: for a foreign character, a length that no byte count gives, or trailing
         bits that are not zero.
     """
-    padded = text.upper() + "=" * (-len(text) % 8)
+    if not set(text) <= _BASE_32_CHARACTERS:
+        raise DecodeError("not base32 (letters and the digits 2 to 7)")
     try:
-        data = base64.b32decode(padded)
-    except (binascii.Error, ValueError):
-        raise DecodeError("not base32 (letters and the digits 2 to 7)") from None
+        data = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    except binascii.Error:
+        raise DecodeError(_LEFT_OVER) from None
     if encode_base32(data) != text.lower():
-        raise DecodeError("base32 with bits left over: characters are missing or wrong")
+        raise DecodeError(_LEFT_OVER)
     return data
 
 

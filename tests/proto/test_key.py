@@ -112,6 +112,7 @@ def test_bytes_that_are_no_node_id_are_refused(data: bytes, reason: str) -> None
         ("1" * 52, "not base32"),
         ("\u017f" * 52, "base32"),
         ("a" * 51 + "b", "bits left over"),
+        ("\u212a" * 52, "not base32"),
     ],
 )
 def test_text_that_is_no_key_is_refused(text: str, reason: str) -> None:
