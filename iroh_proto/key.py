@@ -145,7 +145,7 @@ class SecretKey:
     constant time.
     """
 
-    __slots__ = ("_seed", "_signing_key", "public")
+    __slots__ = ("_public", "_seed", "_signing_key")
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
@@ -154,7 +154,7 @@ class SecretKey:
             raise DecodeError(f"a secret key is {KEY_SIZE} bytes, not {len(seed)}")
         self._seed = bytes(seed)
         public, self._signing_key = bindings.crypto_sign_seed_keypair(self._seed)
-        self.public = NodeId(public)
+        self._public = NodeId(public)
 
     @classmethod
     def generate(cls, rng: random.Random | None = None) -> Self:
@@ -191,6 +191,11 @@ class SecretKey:
         if key.public != public:
             raise DecodeError("the secret and the public part of this OpenSSH key do not match")
         return key
+
+    @property
+    def public(self) -> NodeId:
+        """The id of the node that has this key, for others to dial."""
+        return self._public
 
     def to_bytes(self) -> bytes:
         """Return the 32-byte seed. Keep it secret."""

@@ -244,6 +244,12 @@ def test_a_secret_key_is_32_bytes(size: int) -> None:
         SecretKey.from_bytes(bytes(size))
 
 
+def test_the_public_part_is_documented_and_stays() -> None:
+    assert SecretKey.public.__doc__
+    with pytest.raises(AttributeError):
+        KEY.public = KEY.public  # type: ignore[misc]
+
+
 def test_secret_keys_compare_by_value_and_are_no_dictionary_keys() -> None:
     assert SecretKey(bytes(32)) == SecretKey(bytes(32))
     assert SecretKey(bytes(32)) != KEY
