@@ -1,7 +1,8 @@
 """Iroh endpoints on asyncio and trio.
 
 Begin with :class:`MagicEndpoint`: ``bind`` makes one, ``connect`` and ``accept`` give a
-:class:`Connection`, which gives streams and datagrams. All errors are :class:`EndpointError`.
+:class:`Connection`, which gives streams and datagrams. What the peer and the network do to them is
+an :class:`EndpointError`; :mod:`iroh_anyio.errors` says what else is raised.
 
 Names are loaded when they are first used, so that ``import iroh_anyio.quic`` works without anyio
 installed, and a missing extra is named rather than the module that it lacks.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         TooManyStreams,
         WrongIdentity,
     )
+    from iroh_anyio.key_file import load_or_create_secret_key
     from iroh_anyio.proxy import HttpProxy
     from iroh_anyio.quic.events import CloseReason, ConnectionStats, EndpointEvent
     from iroh_anyio.quic.options import AcceptFilter, EndpointOptions, IncomingAttempt
@@ -58,6 +60,7 @@ _MODULES = {
     "Derper": "iroh_anyio.derper",
     "DerperConfig": "iroh_anyio.derper",
     "HttpProxy": "iroh_anyio.proxy",
+    "load_or_create_secret_key": "iroh_anyio.key_file",
     "EndpointError": "iroh_anyio.errors",
     "EndpointClosed": "iroh_anyio.errors",
     "ConnectError": "iroh_anyio.errors",
@@ -111,6 +114,7 @@ __all__ = [
     "StreamStopped",
     "TooManyStreams",
     "WrongIdentity",
+    "load_or_create_secret_key",
 ]
 
 _EXTRA = frozenset({"aioquic", "anyio", "psutil"})

@@ -143,9 +143,11 @@ class MagicEndpoint(Service):
         :param alpns: the protocols it serves; without any it takes no incoming connections.
         :param derp_map: the servers it may be met at; without any it has direct addresses alone.
         :param bind_addrs: where to bind UDP. That IPv6 cannot be had is tolerated.
-        :param idle_timeout: seconds of silence after which a connection is given up.
-        :param keep_alive_interval: seconds of silence after which a connection is pinged, ``None``
-            for never.
+        :param idle_timeout: seconds of silence after which a connection is given up, 30 unless
+            told; the smaller of both sides' counts. What was sent to a peer that died is lost, and
+            that is noticed no sooner: have your protocol acknowledge what must not be.
+        :param keep_alive_interval: seconds of silence after which a connection is pinged, 5 unless
+            told, ``None`` for never.
         :param accept_filter: says by its source whether a handshake may begin.
         :param options: all other settings of QUIC; those above take precedence.
         :param ca_file: PEM certificates of authorities to trust with DERP servers, beside the
@@ -165,8 +167,10 @@ class MagicEndpoint(Service):
             be opened.
         :raises DecodeError: if an address or proxy does not parse.
         :raises LocalProtocolError: if a setting makes no sense.
+        :raises TypeError: if a key, a map or the addresses are something else.
         """
         await checkpoint()
+        _check_types(secret_key, derp_map, bind_addrs)
         addrs = [
             addr if isinstance(addr, UdpAddress) else UdpAddress.from_str(addr)
             for addr in bind_addrs
@@ -267,7 +271,8 @@ class MagicEndpoint(Service):
         """Return all that another node needs to dial it.
 
         It waits until the home DERP server and direct addresses are known, but no longer than
-        :data:`NODE_ADDR_TIMEOUT` seconds; with ``wait=False`` it returns what is known now.
+        :data:`NODE_ADDR_TIMEOUT` seconds; with ``wait=False`` it returns what is known now. An
+        address without ``derp_url`` says that no server was reached; :attr:`derp_problems` has why.
 
         :raises EndpointClosed: if it is not running.
         """
@@ -458,6 +463,17 @@ class MagicEndpoint(Service):
         ips = await host.resolve(event.host)
         self._machine.complete_dns(event.request_id, ips, now=self._driver.now())
         self._driver.flush()
+
+
+def _check_types(secret_key: object, derp_map: object, bind_addrs: object) -> None:
+    if secret_key is not None and not isinstance(secret_key, SecretKey):
+        kind = type(secret_key).__name__
+        raise TypeError(f"secret_key is a SecretKey, not {kind}: see SecretKey.from_str()")
+    if derp_map is not None and not isinstance(derp_map, DerpMap):
+        kind = type(derp_map).__name__
+        raise TypeError(f"derp_map is a DerpMap, not {kind}: see DerpMap.from_urls()")
+    if isinstance(bind_addrs, str | UdpAddress):
+        raise TypeError("bind_addrs is a list of addresses, not one address")
 
 
 def _listed(addresses: Iterable[UdpAddress]) -> str:

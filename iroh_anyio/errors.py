@@ -1,5 +1,11 @@
 """The exceptions of endpoints, connections and streams. Each says what to do about it.
 
+What the peer and the network do is an :class:`EndpointError`. Misuse is not: it raises
+:class:`~iroh_proto.errors.LocalProtocolError`, :class:`TypeError`, :class:`ValueError` or
+:class:`RuntimeError`; on a stream that this side has ended, :class:`anyio.ClosedResourceError`, and
+while another task uses it, :class:`anyio.BusyResourceError`. ``bind`` raises :class:`OSError` for
+sockets and files, and :class:`~iroh_proto.errors.DecodeError` for texts that do not parse, too.
+
 They are anyio's exceptions too where those fit, so that code written for any
 :class:`anyio.abc.ByteStream` need not know them: what this side closed raises
 :class:`anyio.ClosedResourceError`, what the peer or the network ended raises
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class EndpointError(Exception):
-    """Base of all of them."""
+    """Base of what the peer and the network do, and of what this side has closed."""
 
 
 class EndpointClosed(EndpointError, anyio.ClosedResourceError):

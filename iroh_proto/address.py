@@ -188,7 +188,7 @@ class NodeAddr:
     without doubles.
 
     :raises DecodeError: if a text does not parse.
-    :raises TypeError: if ``node_id`` is neither.
+    :raises TypeError: if ``node_id`` is neither, or ``direct_addresses`` one address, not a list.
     """
 
     __slots__ = ("derp_url", "direct_addresses", "node_id")
@@ -208,6 +208,8 @@ class NodeAddr:
             node_id = NodeId.from_str(node_id)
         elif not isinstance(node_id, NodeId):
             raise TypeError(f"a node id is a NodeId or its text, not {type(node_id).__name__}")
+        if isinstance(direct_addresses, str | UdpAddress):
+            raise TypeError("direct_addresses is a list of addresses, not one address")
         url = DerpUrl.from_str(derp_url) if isinstance(derp_url, str) else derp_url
         addresses = {
             UdpAddress.from_str(address) if isinstance(address, str) else address

@@ -2,7 +2,8 @@
 
 A node id is the 32-byte compressed Edwards point of an Ed25519 public key (RFC 8032). Its text
 is 64 lower-case hex digits; releases before 0.30 print 52 characters of lower-case base32
-(RFC 4648, no padding) instead. Both spellings, in either case, are accepted everywhere.
+(RFC 4648, no padding) instead. Both spellings, in either case and with white space around them, are
+accepted everywhere.
 
 Source: iroh v0.12.0 ``iroh-net/src/key.rs``, v0.35.0 ``iroh-base/src/key.rs``.
 """
@@ -34,6 +35,8 @@ _D = -121665 * pow(121666, -1, _P) % _P
 _Z_BASE_32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 _RFC_BASE_32 = "abcdefghijklmnopqrstuvwxyz234567"
 _BASE_32_HEX = "0123456789abcdefghijklmnopqrstuv"
+_BASE_32_CHARACTERS = frozenset(_RFC_BASE_32 + _RFC_BASE_32.upper())
+_LEFT_OVER = "base32 with bits left over: it is cut short, or has something added or changed"
 _TO_Z = str.maketrans(_RFC_BASE_32, _Z_BASE_32)
 _FROM_Z = str.maketrans(_Z_BASE_32, _RFC_BASE_32)
 _TO_HEX = str.maketrans(_RFC_BASE_32, _BASE_32_HEX)
@@ -72,9 +75,11 @@ class NodeId(bytes):
     def from_str(cls, text: str) -> Self:
         """Parse 64 hex digits or 52 characters of base32, in either case.
 
+        White space around them, such as the line end of a file, does not count.
+
         :raises DecodeError: naming what is wrong with the text.
         """
-        return cls(decode_key_text(text, "node id"))
+        return cls(decode_key_text(text.strip(), "node id"))
 
     @classmethod
     def from_z32(cls, text: str) -> Self:
@@ -140,7 +145,7 @@ class SecretKey:
     constant time.
     """
 
-    __slots__ = ("_seed", "_signing_key", "public")
+    __slots__ = ("_public", "_seed", "_signing_key")
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
@@ -149,7 +154,7 @@ class SecretKey:
             raise DecodeError(f"a secret key is {KEY_SIZE} bytes, not {len(seed)}")
         self._seed = bytes(seed)
         public, self._signing_key = bindings.crypto_sign_seed_keypair(self._seed)
-        self.public = NodeId(public)
+        self._public = NodeId(public)
 
     @classmethod
     def generate(cls, rng: random.Random | None = None) -> Self:
@@ -168,9 +173,11 @@ class SecretKey:
     def from_str(cls, text: str) -> Self:
         """Parse 64 hex digits or 52 characters of base32, in either case.
 
+        White space around them, such as the line end of a file, does not count.
+
         :raises DecodeError: naming what is wrong, without repeating the text.
         """
-        return cls(decode_key_text(text, "secret key"))
+        return cls(decode_key_text(text.strip(), "secret key"))
 
     @classmethod
     def from_openssh(cls, text: str) -> Self:
@@ -184,6 +191,11 @@ class SecretKey:
         if key.public != public:
             raise DecodeError("the secret and the public part of this OpenSSH key do not match")
         return key
+
+    @property
+    def public(self) -> NodeId:
+        """The id of the node that has this key, for others to dial."""
+        return self._public
 
     def to_bytes(self) -> bytes:
         """Return the 32-byte seed. Keep it secret."""
@@ -225,13 +237,14 @@ def decode_base32(text: str) -> bytes:
     :raises DecodeError: for a foreign character, a length that no byte count gives, or trailing
         bits that are not zero.
     """
-    padded = text.upper() + "=" * (-len(text) % 8)
+    if not set(text) <= _BASE_32_CHARACTERS:
+        raise DecodeError("not base32 (letters and the digits 2 to 7)")
     try:
-        data = base64.b32decode(padded)
-    except (binascii.Error, ValueError):
-        raise DecodeError("not base32 (letters and the digits 2 to 7)") from None
+        data = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    except binascii.Error:
+        raise DecodeError(_LEFT_OVER) from None
     if encode_base32(data) != text.lower():
-        raise DecodeError("base32 with bits left over: characters are missing or wrong")
+        raise DecodeError(_LEFT_OVER)
     return data
 
 

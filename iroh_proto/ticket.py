@@ -18,8 +18,9 @@ doc       0.12 to 0.93    ``doc``       ``00`` | capability | sequence: node
 
 *node* is a record of :mod:`iroh_proto.node_record` in the form of the release, *token* a byte
 string, *format* ``00`` for one blob and ``01`` for a sequence of them, *capability* ``00`` ``20``
-and a namespace's secret, or ``01`` and its id. Prefixes are lower case, the rest is read in
-either case. Bytes after the record are ignored, as upstream does.
+and a namespace's secret, or ``01`` and its id. All of it is read in either case (QR codes hold
+upper case in less room), without white space around it. Bytes after the record are ignored, as
+upstream does.
 
 Source: iroh v0.6.0 ``iroh/src/rpc_protocol.rs``, v0.10.0 ``iroh/src/ticket.rs``, v0.12.0
 ``iroh-net/src/ticket/node.rs``, v0.28.1 ``iroh-base/src/ticket.rs``; iroh-tickets 1.0.0.
@@ -34,7 +35,7 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from iroh_proto.address import NodeAddr
 from iroh_proto.errors import DecodeError, LocalProtocolError
-from iroh_proto.key import KEY_SIZE, decode_base32, encode_base32
+from iroh_proto.key import KEY_SIZE, NodeId, decode_base32, encode_base32
 from iroh_proto.node_record import NodeRecord, RecordForm, read_node_record
 from iroh_proto.wire import (
     Reader,
@@ -54,6 +55,10 @@ _NO_ADDRESSES = "releases that write this form refuse tickets that say nothing o
 _NO_PREFIX = (
     "not a ticket: it begins with none of node, endpoint, blob and doc, and is none of the "
     "tickets without such a beginning that iroh 0.6 to 0.8 write"
+)
+_NODE_ID = (
+    "this is a node id, not a ticket: a ticket says where to dial the node, too, and begins with "
+    "node or endpoint"
 )
 _NO_NODES = "a document ticket names at least one node"
 
@@ -227,13 +232,15 @@ def parse_ticket(text: str) -> ParsedTicket:
 
     :raises DecodeError: naming what is wrong. The message never repeats the ticket.
     """
-    best_error, best_progress = DecodeError(_NO_PREFIX), -1
+    text = text.strip()
+    best_error, best_progress = DecodeError(_NODE_ID if _is_node_id(text) else _NO_PREFIX), -1
     for form in _ALL_FORMS:
-        if not text.startswith(form.prefix):
+        prefix, rest = text[: len(form.prefix)], text[len(form.prefix) :]
+        if prefix.lower() != form.prefix:
             continue
         reader = Reader(b"")
         try:
-            reader = Reader(decode_base32(text.removeprefix(form.prefix)))
+            reader = Reader(decode_base32(rest))
             return ParsedTicket(form.read(reader), form.generations)
         except DecodeError as error:
             # The form that could read furthest is the likeliest to have been meant.
@@ -241,6 +248,14 @@ def parse_ticket(text: str) -> ParsedTicket:
                 best_progress = reader.position
                 best_error = DecodeError(f"not a good {form.prefix} ticket: {error}")
     raise best_error
+
+
+def _is_node_id(text: str) -> bool:
+    try:
+        NodeId.from_str(text)
+    except DecodeError:
+        return False
+    return True
 
 
 def _read_node_url(reader: Reader) -> NodeTicket:

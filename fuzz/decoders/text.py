@@ -67,7 +67,7 @@ def check_key(data: bytes) -> None:
         if node_id is not None:
             _check_node_id(node_id)
             spellings = (str(node_id), node_id.to_base32(), node_id.to_z32())
-            assert text.lower() in spellings
+            assert text.strip().lower() in spellings
     _check_secret_text(text)
     if len(data) >= KEY_SIZE:
         node_id = decoded(NodeId.from_bytes, data[:KEY_SIZE])
@@ -97,7 +97,7 @@ def _check_secret_text(text: str) -> None:
     except ValueError as error:
         assert len(text) < _SECRET_PART or text[:_SECRET_PART] not in str(error)
         return
-    assert text.lower() in (secret.to_bytes().hex(), secret.to_base32())
+    assert text.strip().lower() in (secret.to_bytes().hex(), secret.to_base32())
     assert secret.to_bytes().hex() not in repr(secret)
 
 

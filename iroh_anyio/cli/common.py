@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from iroh_anyio import AcceptFilter, HttpProxy, MagicEndpoint
+from iroh_anyio import AcceptFilter, HttpProxy, MagicEndpoint, load_or_create_secret_key
 from iroh_anyio.trace_file import TRACE_LIMIT
-from iroh_proto import DecodeError, DerpMap, DerpUrl, LocalProtocolError, SecretKey, UdpAddress
+from iroh_proto import DecodeError, DerpMap, DerpUrl, LocalProtocolError, UdpAddress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,11 +24,6 @@ R = TypeVar("R")
 DEFAULT_BIND = (UdpAddress("0.0.0.0", 0), UdpAddress("::", 0))
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-
-MAX_KEY_FILE_SIZE = 64 * 1024
-"""Bytes read of a key file; the largest that is one has some hundred."""
-
-OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,10 @@ class EndpointSettings:
         :raises click.ClickException: if the file with the key, or the trace, cannot be used.
         """
         key_file = self.secret_key_file
-        secret_key = None if key_file is None else load_or_create_key(key_file)
+        secret_key = None
+        if key_file is not None:
+            with key_file_errors(key_file):
+                secret_key = load_or_create_secret_key(key_file)
         try:
             return await MagicEndpoint.bind(
                 secret_key=secret_key,
@@ -246,55 +244,18 @@ _ENDPOINT_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...
 )
 
 
-def load_or_create_key(path: Path) -> SecretKey:
-    """Read a secret key as :func:`load_key` does, or make one with mode 0600.
+@contextmanager
+def key_file_errors(path: Path) -> Iterator[None]:
+    """Have what goes wrong with a key file end the command.
 
-    :raises click.ClickException: if the file cannot be read or written, or is no key.
-    """
-    return load_key(path) if os.path.lexists(path) else create_key(path)
-
-
-def load_key(path: Path) -> SecretKey:
-    """Read a secret key: hex, base32 or an OpenSSH key file.
-
-    :raises click.ClickException: if the file cannot be read or is no key.
+    :raises click.ClickException: instead of :class:`OSError` and :class:`DecodeError`.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(MAX_KEY_FILE_SIZE).decode("ascii")
+        yield
     except OSError as error:
-        raise click.ClickException(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise click.ClickException(f"{path} holds no secret key: it is not text") from None
-    try:
-        is_openssh = text.startswith("-----BEGIN OPENSSH")
-        secret_key = (
-            SecretKey.from_openssh(text) if is_openssh else SecretKey.from_str(text.strip())
-        )
+        raise click.ClickException(f"the key file {path}: {error.strerror}") from None
     except DecodeError as error:
-        raise click.ClickException(f"{path} holds no secret key: {error}") from None
-    if mode & OTHERS_MAY_READ:
-        say(
-            f"warning: others may read {path} (mode {stat.S_IMODE(mode):04o}), and whoever has "
-            f"read it can be this node: chmod 600 {path}"
-        )
-    return secret_key
-
-
-def create_key(path: Path) -> SecretKey:
-    """Write a new secret key to a new file that only its owner may read.
-
-    :raises click.ClickException: if the file is there already or cannot be written.
-    """
-    secret_key = SecretKey.generate()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise click.ClickException(f"cannot create {path}: {error.strerror}") from None
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(secret_key.to_bytes().hex() + "\n")
-    return secret_key
+        raise click.ClickException(str(error)) from None
 
 
 def say(message: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from iroh_anyio.cli.common import create_key, load_key, say
+from iroh_anyio.cli.common import key_file_errors, say
+from iroh_anyio.key_file import create_secret_key, load_secret_key
 from iroh_proto import NodeId, SecretKey
 
 
@@ -33,7 +34,9 @@ def generate(file: Path | None, as_json: bool) -> None:
             say(f"node id {secret_key.public}")
             click.echo(secret)
         return
-    _show(create_key(file).public, as_json)
+    with key_file_errors(file):
+        secret_key = create_secret_key(file)
+    _show(secret_key.public, as_json)
 
 
 @key.command()
@@ -41,7 +44,9 @@ def generate(file: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print every spelling of it as JSON.")
 def show(file: Path, as_json: bool) -> None:
     """Print the node id of the secret key in FILE (hex, base32 or an OpenSSH key file)."""
-    _show(load_key(file).public, as_json)
+    with key_file_errors(file):
+        secret_key = load_secret_key(file)
+    _show(secret_key.public, as_json)
 
 
 def _show(node_id: NodeId, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def parse_peer(text: str, derp_urls: tuple[DerpUrl, ...], *, no_derp: bool) -> N
     :raises click.UsageError: if the text is neither, or does not say where the peer is.
     """
     try:
-        if text.startswith(("node", "endpoint")):
+        if text.strip().lower().startswith(("node", "endpoint")):
             addr = NodeTicket.from_str(text).node_addr
         else:
             addr = NodeAddr(NodeId.from_str(text))

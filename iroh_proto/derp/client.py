@@ -142,7 +142,7 @@ class DerpClient:
 
     @property
     def is_connected(self) -> bool:
-        """Whether datagrams may be sent."""
+        """Whether datagrams may be sent. See :class:`DerpConnected` on when others reach us."""
         return self._state == "connected"
 
     @property

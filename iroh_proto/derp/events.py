@@ -11,7 +11,10 @@ from iroh_proto.key import NodeId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerpConnected:
-    """The handshake is done: datagrams may be sent.
+    """The handshake is done on this side: datagrams may be sent.
+
+    Others reach this node a moment later, when the server has read the end of the handshake: at
+    the latest at the first :class:`PongReceived`.
 
     ``approach`` is what led there, and what to begin with next time.
     """

@@ -58,13 +58,20 @@ class DerpNode:
 
 
 class DerpMap:
-    """DERP servers in order of preference, at most one per URL (the first stays)."""
+    """DERP servers in order of preference, at most one per URL (the first stays).
+
+    :raises TypeError: if one of them is no :class:`DerpNode`; :meth:`from_urls` takes URLs.
+    """
 
     __slots__ = ("_nodes",)
 
     def __init__(self, nodes: Iterable[DerpNode] = ()) -> None:
         self._nodes: dict[DerpUrl, DerpNode] = {}
         for node in nodes:
+            if not isinstance(node, DerpNode):
+                raise TypeError(
+                    f"a map is a list of DerpNode, not of {type(node).__name__}: see from_urls()"
+                )
             self._nodes.setdefault(node.url, node)
 
     @classmethod
@@ -74,7 +81,10 @@ class DerpMap:
         :param token: what to show to each of them.
         :raises DecodeError: if a URL does not parse.
         :raises LocalProtocolError: if the token cannot stand in a header.
+        :raises TypeError: if it is one URL, not a list of them.
         """
+        if isinstance(urls, str | DerpUrl):
+            raise TypeError("urls is a list of URLs, not one URL")
         return cls(DerpNode(url, token=token) for url in urls)
 
     def get(self, url: DerpUrl) -> DerpNode | None:

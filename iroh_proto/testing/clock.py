@@ -98,7 +98,7 @@ class VirtualClock:
             when = self.next_time
             if when is None or when > end:
                 self.now = end
-                what = getattr(condition, "__name__", repr(condition))
+                what = _described(condition)
                 raise LimitReached(f"{what} did not hold within {limit:g} s from {start:g} s on")
             self.step()
         return self.now
@@ -107,3 +107,12 @@ class VirtualClock:
         heap = self._heap
         while heap and heap[0][2].action is None:
             heapq.heappop(heap)
+
+
+def _described(condition: Callable[[], bool]) -> str:
+    """Return the name of a function and where it is written, for most are called ``<lambda>``."""
+    name, code = (
+        getattr(condition, "__name__", repr(condition)),
+        getattr(condition, "__code__", None),
+    )
+    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"

@@ -196,6 +196,11 @@ def test_ticket_show_prints_what_is_in_it() -> None:
     }
 
 
+def test_a_ticket_in_upper_case_is_dialled() -> None:
+    addr = NodeAddr(SecretKey(SECRET).public, direct_addresses=["192.0.2.1:7"])
+    assert pipe.parse_peer(str(NodeTicket(addr)).upper(), (), no_derp=True) == addr
+
+
 def test_derper_says_where_it_listens_and_warns_of_a_taken_stun_port() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

@@ -136,6 +136,25 @@ async def test_nodes_that_cannot_reach_each_other_stay_on_the_derp_server() -> N
             assert dialled.path.kind == "derp"
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"secret_key": "ab" * 32}, "secret_key is a SecretKey, not str: see SecretKey.from_str"),
+        (
+            {"derp_map": ["http://a.example"]},
+            "derp_map is a DerpMap, not list: see DerpMap.from_urls",
+        ),
+        ({"bind_addrs": "127.0.0.1:0"}, "bind_addrs is a list of addresses, not one address"),
+    ],
+)
+async def test_a_setting_of_another_type_is_named_at_once(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(TypeError, match=complaint) as caught:
+        await MagicEndpoint.bind(**settings)
+    assert "abab" not in str(caught.value)
+
+
 async def test_node_addr_waits_for_what_others_need() -> None:
     async with await Derper.bind(port=0, stun_port=0) as derper:
         derp_map = DerpMap([DerpNode(derper.url, stun_port=derper.stun_port)])

@@ -337,3 +337,9 @@ def test_addresses_of_two_scopes_have_an_order() -> None:
 def test_a_url_that_parsers_read_differently_is_none(url: str) -> None:
     with pytest.raises(DecodeError, match="not a URL"):
         DerpUrl.from_str(url)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:5", UdpAddress("192.0.2.1", 5)])
+def test_one_direct_address_is_no_list(address: UdpAddress | str) -> None:
+    with pytest.raises(TypeError, match="direct_addresses is a list of addresses, not one"):
+        NodeAddr(NODE_ID, direct_addresses=address)  # type: ignore[arg-type]

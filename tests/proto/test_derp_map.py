@@ -45,6 +45,14 @@ def test_bad_urls_are_refused() -> None:
         DerpMap.from_urls([A, "nonsense"])
 
 
+def test_one_url_is_no_list_and_a_url_no_server() -> None:
+    for url in ("https://a.example", A):
+        with pytest.raises(TypeError, match="urls is a list of URLs, not one URL"):
+            DerpMap.from_urls(url)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"a list of DerpNode, not of .*: see from_urls"):
+            DerpMap([url])  # type: ignore[list-item]
+
+
 def test_maps_compare_in_order_and_are_no_dictionary_keys() -> None:
     assert DerpMap.from_urls([A, B]) == DerpMap([DerpNode(A), DerpNode(B)])
     assert DerpMap.from_urls([A, B]) != DerpMap.from_urls([B, A])

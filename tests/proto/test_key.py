@@ -74,6 +74,12 @@ def test_what_any_release_accepts_as_a_node_id_is_accepted(case: dict[str, str])
             NodeId.from_str(case["input"])
 
 
+@pytest.mark.parametrize("text", [KEY.to_bytes().hex(), KEY.to_base32()])
+def test_white_space_around_a_key_as_in_a_file_does_not_count(text: str) -> None:
+    assert SecretKey.from_str(f"{text}\n") == SecretKey.from_str(f"  {text}\r\n") == KEY
+    assert NodeId.from_str(f" {KEY.public}\n") == KEY.public
+
+
 def test_bytes_that_are_no_canonical_point_are_kept_as_given() -> None:
     assert NodeId.from_str("ff" * 32) == b"\xff" * 32
     assert str(NodeId(b"\xff" * 32)) == "ff" * 32
@@ -102,10 +108,11 @@ def test_bytes_that_are_no_node_id_are_refused(data: bytes, reason: str) -> None
         ("a" * 65, "not 65 characters"),
         ("g" * 64, "not all hex"),
         ("\u0663" * 64, "not all hex"),
-        ("a " * 32, "not all hex"),
+        ("a " + "a" * 62, "not all hex"),
         ("1" * 52, "not base32"),
         ("\u017f" * 52, "base32"),
         ("a" * 51 + "b", "bits left over"),
+        ("\u212a" * 52, "not base32"),
     ],
 )
 def test_text_that_is_no_key_is_refused(text: str, reason: str) -> None:
@@ -235,6 +242,12 @@ def test_a_secret_key_shows_only_its_public_part() -> None:
 def test_a_secret_key_is_32_bytes(size: int) -> None:
     with pytest.raises(DecodeError, match=f"32 bytes, not {size}"):
         SecretKey.from_bytes(bytes(size))
+
+
+def test_the_public_part_is_documented_and_stays() -> None:
+    assert SecretKey.public.__doc__
+    with pytest.raises(AttributeError):
+        KEY.public = KEY.public  # type: ignore[misc]
 
 
 def test_secret_keys_compare_by_value_and_are_no_dictionary_keys() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -210,6 +211,17 @@ def test_waiting_for_what_never_happens_ends_at_the_limit() -> None:
         clock.run_until(lambda: False, limit=3)
     assert clock.now == 8.0
     assert clock.run_until(lambda: True, limit=3) == 8.0
+
+
+def test_what_did_not_happen_is_named_by_its_place() -> None:
+    def happens() -> bool:
+        return False
+
+    clock, line = VirtualClock(), happens.__code__.co_firstlineno
+    with pytest.raises(LimitReached, match=rf"happens \(.*test_network_wires\.py:{line}\) did not"):
+        clock.run_until(happens, limit=3)
+    with pytest.raises(LimitReached, match=r"functools\.partial\(.*\) did not"):
+        clock.run_until(partial(happens), limit=3)
 
 
 def test_a_thousand_idle_hosts_cost_nothing() -> None:

@@ -228,11 +228,34 @@ def test_an_address_survives_in_node_and_endpoint_tickets(addr: NodeAddr) -> Non
     assert NodeTicket.from_str(ticket.to_endpoint_str()).node_addr == addr
 
 
-def test_the_text_after_the_prefix_is_read_in_either_case_but_the_prefix_is_not() -> None:
+def test_tickets_are_read_in_either_case_as_qr_codes_have_them() -> None:
+    for ticket in (NodeTicket(NODE), BlobTicket(NODE, HASH), DocTicket(HASH, None, (NODE,))):
+        text = str(ticket)
+        assert parse_ticket(text.upper()) == parse_ticket(text)
     text = str(NodeTicket(NODE))
     assert NodeTicket.from_str("node" + text[4:].upper()) == NodeTicket(NODE)
-    with pytest.raises(DecodeError, match="begins with none of"):
-        NodeTicket.from_str(text.upper())
+    assert NodeTicket.from_str("NODE" + text[4:]) == NodeTicket(NODE)
+
+
+@pytest.mark.parametrize(
+    "text", [str(NodeTicket(NODE))[:-1], str(NodeTicket(NodeAddr(NODE_ID))) + "a"]
+)
+def test_a_ticket_copied_with_a_character_too_few_or_many_says_so(text: str) -> None:
+    with pytest.raises(DecodeError, match="cut short, or has something added") as caught:
+        NodeTicket.from_str(text)
+    assert text[4:] not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [str(NODE_ID), str(NODE_ID).upper(), NODE_ID.to_base32()])
+def test_a_node_id_is_named_when_a_ticket_is_wanted(text: str) -> None:
+    with pytest.raises(DecodeError, match="this is a node id, not a ticket: ") as caught:
+        NodeTicket.from_str(text)
+    assert text not in str(caught.value)
+
+
+def test_white_space_around_a_ticket_does_not_count() -> None:
+    for ticket in (NodeTicket(NODE), BlobTicket(NODE, HASH)):
+        assert parse_ticket(f" {ticket}\r\n") == parse_ticket(str(ticket))
 
 
 def test_bytes_after_the_record_are_ignored() -> None:
