@@ -248,6 +248,8 @@ class StreamTable:
     def on_stopped(self, stream_id: int, code: int) -> None:
         """Pass on that the peer wants no more."""
         stream = self._find(stream_id)
+        if not self._quic.is_resettable(stream_id):
+            return  # the peer has all of it already, be that reported or not
         was_undelivered = stream_id in self._undelivered
         self._filled.discard(stream_id)
         self._undelivered.discard(stream_id)

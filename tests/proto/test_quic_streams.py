@@ -27,7 +27,7 @@ from iroh_proto.wire import encode_quic_varint
 from tests.proto.hostile_quic import forge
 from tests.proto.quic_pair import QuicPair, Side
 
-STOP_SENDING = 0x05
+ACK, STOP_SENDING = 0x02, 0x05
 SMALL = EndpointOptions(
     stream_window=8_000, connection_window=20_000, send_buffer=10_000, max_streams=4
 )
@@ -434,6 +434,26 @@ def test_a_peer_that_stops_what_it_has_got_changes_nothing() -> None:
     pair.client.connection.receive(stopping, pair.now)
     assert pair.client.seen(SendingStopped) == []
     assert pair.client.connection.reason is None
+
+
+def test_what_is_acknowledged_in_the_packet_that_stops_it_is_delivered() -> None:
+    pair = small_pair()
+    pair.is_lost = lambda from_client, index: not from_client
+    client = streams_of(pair.client)
+    stream_id = client.open(bidirectional=False)
+    client.send(stream_id, b"x", end=True)
+    pair.run_for(0.015)
+    assert has_ended(pair.server, stream_id)
+    last = pair.client.connection._quic._packet_number - 1
+    # The last packet alone, without a delay; then a frame of its own.
+    acknowledgement = encode_quic_varint(last) + bytes(3)
+    stop = bytes([STOP_SENDING]) + encode_quic_varint(stream_id) + encode_quic_varint(9)
+    quic = pair.server.connection._quic
+    packet = forge(quic, QuicPacketType.ONE_RTT, ACK, acknowledgement + stop)
+    pair.client.connection.receive(packet, pair.now)
+    pair.run_for(0.5)
+    assert pair.client.seen(StreamDelivered) == [StreamDelivered(connection=7, stream_id=stream_id)]
+    assert pair.client.seen(SendingStopped) == []
 
 
 def test_of_too_many_stopped_streams_the_oldest_take_no_more_bytes(
