@@ -209,7 +209,12 @@ class MagicEndpoint(Service):
                 make_magicsock=make_magicsock,
             )
             sockets = bind_sockets(addrs)
-            dialer = TcpDialer(machine, ssl_context=make_ssl_context, proxy=proxy)
+            dialer = TcpDialer(
+                machine,
+                ssl_context=make_ssl_context,
+                proxy=proxy,
+                authority_advice="if its authority is your own, give it by ca_file (--ca-file)",
+            )
             has_derp = derp_map is not None and len(derp_map) > 0
             return cls(
                 machine, sockets, dialer, has_derp=has_derp, log_files=log_files, on_event=on_event

@@ -44,6 +44,11 @@ CLOSE_TIMEOUT = 1.0
 """Seconds a connection gets to send its last bytes."""
 
 
+_UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
+"""Results of a verification that end at somebody who is not trusted, ``X509_V_ERR_...`` in
+<openssl/x509_vfy.h>: self-signed, alone or above others, and the certificate above not found."""
+
+
 class TcpStreams(Protocol):
     """What a machine needs to have for its connections to be carried: a part of TcpUser."""
 
@@ -217,6 +222,8 @@ class TcpDialer(TcpPort):
     :param ssl_context: makes the context for TLS connections; by default it has the system's
         certificate authorities.
     :param proxy: what all connections go through.
+    :param authority_advice: what to do about a certificate whose authority is not trusted, behind
+        the error that says so.
     """
 
     def __init__(
@@ -226,8 +233,10 @@ class TcpDialer(TcpPort):
         ssl_context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         proxy: HttpProxy | None = None,
         write_timeout: float = WRITE_TIMEOUT,
+        authority_advice: str = "",
     ) -> None:
         super().__init__(machine, write_timeout=write_timeout)
+        self._authority_advice = authority_advice
         self._user = machine
         self._make_ssl_context = ssl_context
         self._proxy = proxy
@@ -261,6 +270,8 @@ class TcpDialer(TcpPort):
                 if isinstance(problem, ssl.SSLCertVerificationError):
                     # OpenSSL leaves out authorities that it cannot read, for want of descriptors.
                     self._client_context = None
+                    if problem.verify_code in _UNKNOWN_AUTHORITY and self._authority_advice:
+                        error += f"; {self._authority_advice}"
                 logger.debug("connecting to %s port %d: %s", event.host, event.port, error)
             else:
                 if self._dials.get(tcp_id) is scope:

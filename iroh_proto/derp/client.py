@@ -22,6 +22,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Literal, TypeAlias
 
 from iroh_proto.address import DerpUrl
@@ -110,6 +111,7 @@ class DerpClient:
         self._secret_key = secret_key
         self._rng = rng
         self._configured = dialect
+        self._is_tls = url.is_tls
         self._names = NodeNames() if names is None else names
         self._approach = approach or first_approach(url, dialect, has_token=token is not None)
         self._upgrade = ClientUpgrade(
@@ -260,7 +262,9 @@ class DerpClient:
         if self._state == "idle":
             raise LocalProtocolError("this client was not started")
         if self._state != "over":
-            self._lose("the server closed the connection")
+            is_mute = self._state == "upgrading" and not self._is_tls  # as a port of HTTPS is
+            hint = "; is it https://?" if is_mute else ""
+            self._lose(f"the server closed the connection{hint}")
 
     def data_to_send(self, size_wanted: int = _ALL) -> bytes:
         """Return the bytes to write, and forget them; empty when there are none.
@@ -309,7 +313,11 @@ class DerpClient:
         elif status is not None:
             retry = next_approach(self._approach, status, dialect=self._configured)
             path = self._approach.path
-            self._lose(f"the server answered GET {path} with status {status}", retry)
+            hint = ""
+            if status == HTTPStatus.NOT_FOUND:
+                instead = "" if self._is_tls else "; if it has HTTPS, use that URL"
+                hint = f": no DERP server there{instead}"
+            self._lose(f"the server answered GET {path} with status {status}{hint}", retry)
         return trailing
 
     def _begin(self, now: float) -> None:

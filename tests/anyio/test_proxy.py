@@ -122,7 +122,9 @@ async def test_an_authority_that_is_not_named_is_not_trusted(behind: Behind) -> 
         with anyio.fail_after(LIMIT):
             while not endpoint.derp_problems:  # noqa: ASYNC110 - it is a property
                 await anyio.sleep(0.02)
-        assert "certificate verify failed" in endpoint.derp_problems[DerpUrl.from_str(behind.url)]
+        problem = endpoint.derp_problems[DerpUrl.from_str(behind.url)]
+        assert "certificate verify failed" in problem
+        assert problem.endswith("; if its authority is your own, give it by ca_file (--ca-file)")
 
 
 @asynccontextmanager

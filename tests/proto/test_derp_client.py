@@ -357,6 +357,30 @@ def test_every_generation_of_servers_is_found_out(answers: Answers, way: list[Ap
     raise AssertionError(f"no connection; next would be {approach}")
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"), [("http://derp.example", "; is it https://?"), ("https://derp.example", "")]
+)
+def test_a_server_that_hangs_up_without_an_answer_may_be_one_of_https(url: str, hint: str) -> None:
+    client = new_client(V2, url=DerpUrl.from_str(url))
+    client.start(now=0.0)
+    client.receive_eof(now=1.0)
+    assert str(lost(client).error) == f"the server closed the connection{hint}"
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("http://derp.example", ": no DERP server there; if it has HTTPS, use that URL"),
+        ("https://derp.example", ": no DERP server there"),
+    ],
+)
+def test_a_server_without_derp_is_said_to_be_none(url: str, hint: str) -> None:
+    client = new_client(V2, url=DerpUrl.from_str(url))
+    client.start(now=0.0)
+    client.receive_data(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", now=1.0)
+    assert str(lost(client).error) == f"the server answered GET /derp with status 404{hint}"
+
+
 def test_a_silent_server_is_spoken_to_after_a_while() -> None:
     client, server = new_client(LISTEN), ServerSide(V3_SERVER_0_14)
     client.start(now=0.0)
