@@ -36,6 +36,10 @@ class Program(Hosted[MachineT]):
     ``machine`` is another one after :meth:`start`. ``on_event`` and ``on_payload`` are called
     with everything that comes out; ``answers`` holds, by the name of an event's class, what the
     host does when the machine asks for something.
+
+    :ivar events: what came out so far, each a :class:`~iroh_proto.testing.hosting.Recorded`: the
+        virtual ``time``, and the event itself as ``value``.
+    :ivar payloads: the items of ``received_payloads``, likewise.
     """
 
     machine: MachineT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from iroh_anyio.derper.config import DEV_PORT
+from iroh_proto import NodeTicket, SecretKey
 from tests.interop.island import island
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,7 +51,7 @@ def test_the_texts_have_programs_and_tests() -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_program_runs_as_written(program: str, backend: str) -> None:
+def test_program_runs_as_written(program: str, backend: str, tmp_path: Path) -> None:
     if backend == "trio":
         assert "anyio.run(main)" in program
         program = program.replace("anyio.run(main)", 'anyio.run(main, backend="trio")')
@@ -60,11 +62,18 @@ def test_program_runs_as_written(program: str, backend: str) -> None:
             capture_output=True,
             text=True,
             timeout=60,
-            cwd=ROOT,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             check=False,
         )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    if "load_or_create_secret_key" in program:
+        key_file = tmp_path / "node.key"
+        node_addr = NodeTicket.from_str(done.stdout).node_addr
+        assert node_addr.node_id == SecretKey.from_str(key_file.read_text()).public
+        assert node_addr.derp_url is not None
+        return
     kinds = [line.split()[0] for line in done.stdout.splitlines()]
     assert kinds[-1] == "direct"
     assert kinds[0] in ("derp", "mixed", "direct")
