@@ -71,6 +71,11 @@ class Link:
         if self.reason is None:
             self.driver.call_soon(partial(self._end_if_open, stream_id))
 
+    def reset_soon(self, stream_id: int, code: int) -> None:
+        """Give up sending in another turn of the event loop; see :meth:`end_soon`."""
+        if self.reason is None:
+            self.driver.call_soon(partial(self.reset_stream, stream_id, code))
+
     def discard_soon(self, stream_id: int) -> None:
         """Let the peer send on as if all were read, in another turn of the event loop.
 

@@ -28,7 +28,7 @@ Packets of bulk data are larger, so that they are not copied for this."""
 class SendStream(ByteSendStream):
     """A stream, or the half of one, that this side sends on.
 
-    One that nobody holds any more is ended as by :meth:`aclose`, as quinn's are.
+    One that nobody holds any more is ended or reset as by :meth:`aclose`.
     """
 
     def __init__(self, link: Link, stream_id: int) -> None:
@@ -45,7 +45,11 @@ class SendStream(ByteSendStream):
     def __del__(self) -> None:
         # Nobody has to say that a stream is done with. It counts against what the peer may open
         # until it has ended, and the peer may wait for the end.
-        if not self._ended and self._stopped is None:
+        if self._ended or self._stopped is not None:
+            return
+        if self._unsent:
+            self._link.reset_soon(self._stream_id, CUT_OFF_CODE)
+        else:
             self._link.end_soon(self._stream_id)
 
     @property

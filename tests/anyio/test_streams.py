@@ -465,6 +465,16 @@ async def test_a_half_that_was_given_up_before_its_end_could_be_sent_stays_so() 
         await open_pair(dialled, accepted)
 
 
+async def test_what_was_cut_off_and_let_go_of_does_not_look_whole() -> None:
+    async with joined(SMALL, SMALL) as (dialled, accepted):
+        sender = await dialled.open_uni()
+        with anyio.move_on_after(0.1):
+            await sender.send(TOO_MUCH)
+        del sender
+        gc.collect()
+        await assert_cut_off(await accepted.accept_uni())
+
+
 async def test_a_half_that_nobody_holds_as_the_connection_ends_is_forgotten() -> None:
     async with joined() as (dialled, accepted):
         near, far = await open_pair(dialled, accepted)
