@@ -183,6 +183,8 @@ class Connection:
 
         What was sent and not yet acknowledged may be lost: wait for the peer's answer before, or
         for :meth:`SendStream.wait_delivered`.
+
+        :raises LocalProtocolError: if the code is not 0 to 2^62 - 1, or the reason has no UTF-8.
         """
         link = self._link
         if link.is_open:

@@ -344,6 +344,8 @@ class MagicEndpoint(Service):
     async def accept(self) -> Connection:
         """Return the next connection that a node made to us, waiting for it.
 
+        It may be over already, and what the node sent before can be had from it.
+
         :raises EndpointClosed: if the endpoint is not running, or is closed meanwhile.
         """
         await checkpoint()

@@ -34,7 +34,8 @@ from iroh_proto.magicsock import PathChanged
 logger = logging.getLogger("iroh_anyio.endpoint")
 
 ACCEPT_BACKLOG = 256
-"""Established connections kept until the application accepts them; more are closed."""
+"""Connections kept until the application accepts them; more are closed. One that is over by then
+makes room for another."""
 
 BACKLOG_FULL_CODE = 0
 BACKLOG_FULL_REASON = "too many connections wait to be accepted"
@@ -119,7 +120,7 @@ class ConnectionTable:
         dial = self._dials.get(event.connection)
         if not event.incoming and dial is None:
             return  # the attempt was given up, and the connection is closed already
-        if event.incoming and len(self.incoming) >= ACCEPT_BACKLOG:
+        if event.incoming and not self._make_room():
             logger.warning("closing a connection: %s", BACKLOG_FULL_REASON)
             self._machine.close_connection(
                 event.connection, BACKLOG_FULL_CODE, BACKLOG_FULL_REASON, now=self._driver.now()
@@ -141,6 +142,17 @@ class ConnectionTable:
         else:
             self.incoming.append(connection)
             self.arrived.set()
+
+    def _make_room(self) -> bool:
+        """Say whether one more may wait to be accepted."""
+        if len(self.incoming) < ACCEPT_BACKLOG:
+            return True
+        # Or a peer that comes and goes would shut everybody out. What it has sent is lost with it.
+        for connection in self.incoming:
+            if connection.close_reason is not None:
+                self.incoming.remove(connection)
+                return True
+        return False
 
     def _on_closed(self, event: ConnectionClosed) -> None:
         dial = self._dials.get(event.connection)

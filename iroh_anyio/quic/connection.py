@@ -342,9 +342,10 @@ class NodeConnection:
     def close(self, code: int, text: str) -> None:
         """Close with an application error code. Nothing happens if it is over already.
 
-        :raises LocalProtocolError: if the code is not 0 to 2^62 - 1.
+        :raises LocalProtocolError: if the code is not 0 to 2^62 - 1, or the text has no UTF-8.
         """
         check_code(code)
+        check_text(text)
         if self.reason is not None:
             return
         clipped = text.encode()[:CLOSE_TEXT_SIZE].decode(errors="ignore")
@@ -507,3 +508,14 @@ def check_code(code: int) -> None:
     """
     if not 0 <= code < CODE_LIMIT:
         raise LocalProtocolError(f"an application error code is 0 to 2^62 - 1, not {code}")
+
+
+def check_text(text: str) -> None:
+    """Check the reason that goes with an application error code (RFC 9000, section 19.19).
+
+    :raises LocalProtocolError: if it has no UTF-8, as half of a surrogate pair has none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"a reason to close is sent as UTF-8: {error}") from error

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from iroh_anyio.quic.connection import NodeConnection, check_code
+from iroh_anyio.quic.connection import NodeConnection, check_code, check_text
 from iroh_anyio.quic.events import ConnectionInfo, EndpointEvent, EndpointStats
 from iroh_anyio.quic.options import EndpointOptions
 from iroh_anyio.quic.qad_client import (
@@ -283,11 +283,12 @@ class EndpointMachine:
 
         A dial under way is given up. A :class:`ConnectionClosed` follows unless it came before.
 
-        :raises LocalProtocolError: if there never was such a connection, or the code is not 0 to
-            2^62 - 1.
+        :raises LocalProtocolError: if there never was such a connection, the code is not 0 to
+            2^62 - 1, or the reason has no UTF-8.
         """
         self._time.advance(now)
         check_code(code)
+        check_text(reason)
         conn = self._known(connection)
         if conn is not None and conn.reason is None:
             conn.close(code, reason)

@@ -15,6 +15,7 @@ from iroh_anyio import (
     TooManyStreams,
 )
 from iroh_anyio import connection as connection_module
+from iroh_proto.errors import LocalProtocolError
 from iroh_proto.magicsock import PathInfo
 from tests.anyio.nodes import joined
 
@@ -129,6 +130,17 @@ async def test_after_the_end_everything_says_so() -> None:
         assert "closed" in repr(dialled)
         assert [path.kind async for path in dialled.path_changes()] == ["direct"]
         await accepted.wait_closed()
+
+
+@pytest.mark.parametrize(("code", "reason"), [(-1, ""), (1 << 62, ""), (1, "half of \udc80")])
+async def test_an_end_that_cannot_be_told_is_refused(code: int, reason: str) -> None:
+    async with joined() as (dialled, accepted):
+        with pytest.raises(LocalProtocolError):
+            dialled.close(code, reason)
+        assert dialled.close_reason is None
+        dialled.close((1 << 62) - 1, "\U0001f44b")
+        told = await accepted.wait_closed()
+        assert (told.code, told.text) == ((1 << 62) - 1, "\U0001f44b")
 
 
 async def test_what_a_peer_sent_before_closing_can_still_be_accepted() -> None:

@@ -439,6 +439,44 @@ async def test_too_many_unaccepted_connections_are_closed(
         assert first.close_reason is None
 
 
+async def connect_and_say(client: MagicEndpoint, server: MagicEndpoint, data: bytes) -> Connection:
+    """Return a connection that the server has, unaccepted, with a stream on it."""
+    connection = await client.connect(addr_of(server), alpn=ALPN)
+    stream = await connection.open_uni()
+    await stream.send(data)
+    await stream.send_eof()
+    await stream.wait_delivered()
+    return connection
+
+
+async def test_connections_that_are_over_shut_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "ACCEPT_BACKLOG", 2)
+    async with two_nodes() as (server, client):
+        await connect_and_say(client, server, b"first")
+        for _ in range(4):
+            over = await connect_and_say(client, server, b"over")
+            over.close()
+            await server._table.incoming[-1].wait_closed()
+        await connect_and_say(client, server, b"last")
+        shut_out = await client.connect(addr_of(server), alpn=ALPN)
+        assert (await shut_out.wait_closed()).text == table.BACKLOG_FULL_REASON
+        for expected in (b"first", b"last"):
+            accepted = await server.accept()
+            assert accepted.close_reason is None
+            assert await (await accepted.accept_uni()).receive() == expected
+
+
+async def test_a_connection_that_is_over_can_still_be_accepted() -> None:
+    async with two_nodes() as (server, client):
+        over = await connect_and_say(client, server, b"said before")
+        over.close(3, "over")
+        await server._table.incoming[-1].wait_closed()
+        accepted = await server.accept()
+        assert await (await accepted.accept_uni()).receive() == b"said before"
+        with pytest.raises(ConnectionClosedByPeer, match="code 3"):
+            await accepted.accept_uni()
+
+
 async def test_garbage_harms_nobody() -> None:
     async with two_nodes() as (server, client):
         [target] = server.bound_addresses

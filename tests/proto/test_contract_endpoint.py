@@ -230,6 +230,7 @@ def endpoint_subject(
                 Call("send_stream", 99, 0, b""),
                 Call("consume", 99, 0, 1),
                 Call("close_connection", 99, 0, ""),
+                Call("close_connection", 0, 0, "\udc80"),
                 Call("complete_interfaces", 10**9, []),
                 Call("complete_dns", 10**9, []),
                 Call.timeless("set_alpns", [b"x" * 256]),

@@ -609,6 +609,7 @@ def test_commands_out_of_place_are_refused_and_change_nothing() -> None:
         lambda: machine.send_datagram(number, b"x", now=0.0),
         lambda: machine.max_datagram_payload(number),
         lambda: machine.close_connection(number, -1, "", now=0.0),
+        lambda: machine.close_connection(number, 0, "\udc80", now=0.0),
     ]
     for command in early:
         with pytest.raises(LocalProtocolError):
