@@ -8,6 +8,9 @@ import os
 import anyio
 
 from iroh_anyio.connection import Connection
+from iroh_anyio.endpoint import MagicEndpoint
+from iroh_proto import NodeAddr
+from tests.interop.real_peer import JsonObject, RealPeer
 
 ALPN = b"iroh-proto/test/echo/0"
 
@@ -17,7 +20,27 @@ ECHO_SIZE = 10_000_000
 ECHO_LIMIT = 60.0
 """Seconds for one echo; it takes about one."""
 
+DIAL_LIMIT = 30.0
+"""Seconds for a handshake, several rounds of pings included."""
+
 CHUNK_SIZE = 1 << 16
+
+
+async def dialled_by(
+    peer: RealPeer, ours: MagicEndpoint, addr: NodeAddr, size: int
+) -> tuple[JsonObject, Connection]:
+    """Have a peer dial us at an address and echo to it; return its connection and ours."""
+    dialling = peer.begin_dial(addr, ALPN)
+    with anyio.fail_after(DIAL_LIMIT):
+        connection = await ours.accept()
+    dialled = await peer.answer(dialling)
+    echoing = peer.begin("echo", connection=dialled["connection"], size=size)
+    with anyio.fail_after(ECHO_LIMIT):
+        await serve_echo(connection)
+    assert (await peer.answer(echoing))["equal"]
+    assert dialled["remote_id"] == str(ours.node_id)
+    assert connection.remote_node_id == peer.node_id
+    return dialled, connection
 
 
 async def serve_echo(connection: Connection) -> None:

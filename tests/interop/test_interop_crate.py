@@ -14,7 +14,7 @@ from iroh_anyio.derper import Derper
 from iroh_anyio.errors import ConnectError, WrongIdentity
 from iroh_proto import DerpMap, DerpNode, NodeAddr, NodeId, SecretKey
 from tests.interop.conftest import StartPeer
-from tests.interop.ours import ALPN, ECHO_LIMIT, ECHO_SIZE, echo, serve_echo
+from tests.interop.ours import ALPN, ECHO_SIZE, dialled_by, echo
 from tests.interop.programs import VARIABLES
 from tests.interop.real_peer import PeerError, RealPeer
 
@@ -70,16 +70,7 @@ async def test_a_node_dials_us_directly(version: str, start_peer: StartPeer) -> 
         start_peer(version, alpns=[]) as peer,
         await MagicEndpoint.bind(alpns=[ALPN]) as ours,
     ):
-        dialling = peer.begin_dial(await ours.node_addr(), ALPN)
-        with anyio.fail_after(LIMIT):
-            connection = await ours.accept()
-        dialled = await peer.answer(dialling)
-        echoing = peer.begin("echo", connection=dialled["connection"], size=ECHO_SIZE)
-        with anyio.fail_after(ECHO_LIMIT):
-            await serve_echo(connection)
-        assert (await peer.answer(echoing))["equal"]
-        assert dialled["remote_id"] == str(ours.node_id)
-        assert connection.remote_node_id == peer.node_id
+        dialled, connection = await dialled_by(peer, ours, await ours.node_addr(), ECHO_SIZE)
         await peer.call(
             "hang_up", connection=dialled["connection"], code=9, reason="enough of that"
         )
@@ -118,15 +109,8 @@ async def test_a_node_at_our_derper_reaches_us_by_our_id_and_goes_on_directly(
         with anyio.fail_after(LIMIT):
             await ours.node_addr()
         await peer.call("online")
-        dialling = peer.begin_dial(NodeAddr(ours.node_id, derp_url=derper.url), ALPN)
-        with anyio.fail_after(LIMIT):
-            connection = await ours.accept()
-        dialled = await peer.answer(dialling)
-        echoing = peer.begin("echo", connection=dialled["connection"], size=RELAYED_SIZE)
-        with anyio.fail_after(ECHO_LIMIT):
-            await serve_echo(connection)
-        assert (await peer.answer(echoing))["equal"]
-        assert connection.remote_node_id == peer.node_id
+        addr = NodeAddr(ours.node_id, derp_url=derper.url)
+        _, connection = await dialled_by(peer, ours, addr, RELAYED_SIZE)
         await becomes_direct(connection)
         await sees_direct(peer, ours.node_id)
         assert derper.machine.stats.connections.faults == 0

@@ -9,7 +9,7 @@ from iroh_anyio import Connection, MagicEndpoint
 from iroh_anyio.errors import ConnectError, WrongIdentity
 from iroh_proto import NodeAddr, SecretKey
 from tests.interop.conftest import StartPeer
-from tests.interop.ours import ALPN, ECHO_LIMIT, ECHO_SIZE, echo, serve_echo
+from tests.interop.ours import ALPN, ECHO_SIZE, dialled_by, echo
 from tests.interop.real_peer import PeerError
 
 pytestmark = pytest.mark.anyio
@@ -62,18 +62,8 @@ async def test_a_node_dials_us_and_we_echo_ten_megabytes(
         start_peer(version, alpns=[]) as peer,
         await MagicEndpoint.bind(alpns=[ALPN]) as ours,
     ):
-        dialling = peer.begin_dial(await ours.node_addr(), ALPN)
-        with anyio.fail_after(LIMIT):
-            connection = await ours.accept()
-        dialled = await peer.answer(dialling)
-        echoing = peer.begin("echo", connection=dialled["connection"], size=ECHO_SIZE)
-        with anyio.fail_after(ECHO_LIMIT):
-            await serve_echo(connection)
+        dialled, connection = await dialled_by(peer, ours, await ours.node_addr(), ECHO_SIZE)
         assert_proven(ours, connection)
-        echoed = await peer.answer(echoing)
-        assert echoed["equal"]
-        assert dialled["remote_id"] == str(ours.node_id)
-        assert connection.remote_node_id == peer.node_id
         assert connection.alpn == ALPN
         await peer.call(
             "hang_up", connection=dialled["connection"], code=9, reason="enough of that"

@@ -9,7 +9,7 @@ from iroh_anyio import MagicEndpoint
 from iroh_anyio.derper import Derper
 from iroh_proto import DerpMap, DerpNode, NodeAddr
 from tests.interop.conftest import StartPeer
-from tests.interop.ours import ALPN, ECHO_LIMIT, echo, serve_echo
+from tests.interop.ours import ALPN, dialled_by, echo
 from tests.interop.real_peer import RealPeer
 
 pytestmark = pytest.mark.anyio
@@ -90,15 +90,7 @@ async def test_a_node_at_our_derper_reaches_us_by_our_id(
         with anyio.fail_after(LIMIT):
             await ours.node_addr()
         await peer.call("online")
-        dialling = peer.begin_dial(NodeAddr(ours.node_id, derp_url=derper.url), ALPN)
-        with anyio.fail_after(LIMIT):
-            connection = await ours.accept()
-        dialled = await peer.answer(dialling)
-        echoing = peer.begin("echo", connection=dialled["connection"], size=SIZE)
-        with anyio.fail_after(ECHO_LIMIT):
-            await serve_echo(connection)
-        assert (await peer.answer(echoing))["equal"]
-        assert connection.remote_node_id == peer.node_id
+        await dialled_by(peer, ours, NodeAddr(ours.node_id, derp_url=derper.url), SIZE)
         assert derper.machine.stats.router.packets_routed > 0
         assert derper.machine.stats.connections.faults == 0
 
