@@ -69,9 +69,9 @@ class NodeConnection:
     nothing older. ``reason`` is set when the connection is over, ``is_gone`` when it may be
     forgotten. ``failures`` counts exceptions of aioquic.
 
-    ``keys`` (where its datagrams go), ``sources`` (where the peer was heard of late),
-    ``initial_cid`` (of the first packet accepted), ``tier`` (the nature of its path) and
-    ``is_reported`` (whether its end was told) are its owner's notes.
+    ``keys`` (where its datagrams go, and how many bytes more may), ``sources`` (where the peer was
+    heard of late), ``initial_cid`` (of the first packet accepted), ``tier`` (the nature of its
+    path) and ``is_reported`` (whether its end was told) are its owner's notes.
 
     :param number: the connection's number in events.
     :param routes: which connection a connection id belongs to; kept up to date for this one.
@@ -115,7 +115,7 @@ class NodeConnection:
         quic: NodeQuic,
         number: int,
         incoming: bool,
-        keys: list[PayloadKey],
+        keys: dict[PayloadKey, float],
         options: EndpointOptions,
         routes: MutableMapping[bytes, NodeConnection],
         events: deque[EndpointEvent],

@@ -1,8 +1,9 @@
 """The connections of an endpoint: which packet is whose, and what becomes of each.
 
 Connections are found by connection id, never by address: a peer's packets come by whatever path.
-An accepted connection answers whence it was called until the peer proved who it is; from then on,
-as a dialled one from the start, it sends to the node and leaves the path to Magicsock.
+An accepted connection answers whence it was called, each way as much as was said there allows,
+until the peer proved who it is; from then on, as a dialled one from the start, it sends to the node
+and leaves the path to Magicsock.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from itertools import accumulate
+from math import inf
 from typing import Literal
 
 from iroh_anyio.quic.admission import Admission, Admitted
@@ -40,6 +43,10 @@ ANSWERED_KEYS_LIMIT = 3
 """Ways by which a half-open connection is answered: the client may be heard on several, of which
 not all need to carry answers."""
 
+AMPLIFICATION_LIMIT = 3
+"""Bytes that go to a UDP address for each that came from there, until the client has shown that
+answers reach it (RFC 9000, section 8.1). aioquic keeps to it for all ways together, which it takes
+for one."""
 
 SOURCES_LIMIT = 8
 """Addresses at which a peer may be heard between two looks at its connection."""
@@ -122,7 +129,7 @@ class Switchboard:
             known=self._kinds.get(addr.node_id),
         )
         conn = self._add(
-            self._dialling_quic(dial, now), incoming=False, keys=[addr.node_id], now=now
+            self._dialling_quic(dial, now), incoming=False, keys={addr.node_id: inf}, now=now
         )
         conn.node_id, conn.alpn = addr.node_id, alpn
         self._by_node.setdefault(addr.node_id, []).append(conn)
@@ -242,7 +249,7 @@ class Switchboard:
             retry_source_cid=admitted.retry_cid,
             unix_time=now + self.unix_offset,
         )
-        conn = self._add(quic, incoming=True, keys=[key], now=now)
+        conn = self._add(quic, incoming=True, keys={key: 0.0}, now=now)
         # As long as there is the connection: a copy of the packet may come by a much slower way.
         conn.initial_cid = admitted.initial_cid
         self._routes[admitted.initial_cid] = conn
@@ -256,7 +263,7 @@ class Switchboard:
         )
 
     def _add(
-        self, quic: NodeQuic, *, incoming: bool, keys: list[PayloadKey], now: float
+        self, quic: NodeQuic, *, incoming: bool, keys: dict[PayloadKey, float], now: float
     ) -> NodeConnection:
         conn = NodeConnection(
             quic=quic,
@@ -282,14 +289,21 @@ class Switchboard:
         conn.receive(run, now)
         if (conn.heard or conn.reason is not None) and len(conn.sources) < SOURCES_LIMIT:
             conn.sources[source] = None
-        if not conn.is_established and len(conn.keys) < ANSWERED_KEYS_LIMIT:
-            self._add_key(conn, payload.key)
+        if conn in self._half_open:
+            self._note_caller(conn, payload, sum(map(len, run)))
         self.touch(conn)
 
-    def _add_key(self, conn: NodeConnection, key: PayloadKey) -> None:
-        """Answer a half-open connection also where it was called from this time."""
-        if conn.incoming and key not in conn.keys:
-            conn.keys.append(key)
+    def _note_caller(self, conn: NodeConnection, payload: ReceivedPayload, size: int) -> None:
+        """Answer a half-open connection also where it was called from this time.
+
+        Whoever calls through a server has been proven to it; UDP addresses can be forged.
+        """
+        key = payload.key
+        if key not in conn.keys and len(conn.keys) >= ANSWERED_KEYS_LIMIT:
+            return
+        is_forgeable = isinstance(payload.source, UdpAddress) and not conn.heard
+        more = AMPLIFICATION_LIMIT * size if is_forgeable else inf
+        conn.keys[key] = conn.keys.get(key, 0.0) + more
 
     def _discard(self, conn: NodeConnection) -> None:
         """Forget a handshake that never was one: nothing of it could be read."""
@@ -315,7 +329,7 @@ class Switchboard:
         self._half_open.discard(conn)
         self._dials.pop(conn, None)
         callers = [key for key in conn.keys if isinstance(key, UdpAddress) and key != source]
-        conn.keys = [node_id]
+        conn.keys = {node_id: inf}
         if conn.incoming:
             self._by_node.setdefault(node_id, []).append(conn)
         self._kinds[node_id] = context.kind
@@ -378,9 +392,13 @@ class Switchboard:
                 del self._by_node[conn.node_id]
 
     def _send(self, conn: NodeConnection, datagrams: list[bytes], now: float) -> None:
-        if datagrams:
-            for key in conn.keys:
-                self._magicsock.send_payloads(key, datagrams, now=now)
+        for key, allowed in conn.keys.items():
+            sent = datagrams
+            if allowed != inf:
+                sent = _within(datagrams, allowed)
+                conn.keys[key] = allowed - sum(map(len, sent))
+            if sent:
+                self._magicsock.send_payloads(key, sent, now=now)
 
     def _remove(self, conn: NodeConnection) -> None:
         conn.forget_routes()
@@ -388,3 +406,9 @@ class Switchboard:
         self._timers.cancel(conn)
         self._touched.pop(conn, None)
         self._connections.pop(conn.number, None)
+
+
+def _within(datagrams: list[bytes], size: float) -> list[bytes]:
+    """Return as many of the first datagrams as have ``size`` bytes together."""
+    totals = accumulate(map(len, datagrams))
+    return datagrams[: sum(total <= size for total in totals)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import TypeVar
 
 from iroh_anyio.quic.connection import NodeConnection
@@ -40,7 +41,7 @@ class Side:
             quic=quic,
             number=7,
             incoming=incoming,
-            keys=[UdpAddress("192.0.2.1", 1)],
+            keys={UdpAddress("192.0.2.1", 1): inf},
             options=self.options,
             routes=self.routes,
             events=self.events,

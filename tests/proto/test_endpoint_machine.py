@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from iroh_anyio.quic.events import (
 )
 from iroh_anyio.quic.node_quic import NodeQuic
 from iroh_anyio.quic.options import EndpointOptions, IncomingAttempt
-from iroh_anyio.quic.switchboard import SECOND_OPINION_TIME
+from iroh_anyio.quic.switchboard import AMPLIFICATION_LIMIT, SECOND_OPINION_TIME
 from iroh_proto.address import Address, NodeAddr, UdpAddress
 from iroh_proto.derp.node_names import looks_like_disco
 from iroh_proto.errors import LocalProtocolError
@@ -398,6 +399,26 @@ def test_a_half_open_connection_is_answered_at_few_addresses() -> None:
         bob.machine.receive_datagrams([first], UdpAddress("203.0.113.1", port), now=bob.now)
     answered = {transmit.addr for transmit in bob.machine.datagrams_to_send()}
     assert len(answered) == switchboard.ANSWERED_KEYS_LIMIT
+
+
+def test_each_address_that_called_is_sent_three_times_what_came_from_there_and_no_more() -> None:
+    world = EndpointWorld()
+    bob = world.node("bob", options=EndpointOptions(handshake_timeout=5.0))
+    ((packet, _),) = first_packets(1, bob)
+    calls = {UdpAddress(f"192.0.2.{number}", 7): number for number in (1, 2, 3)}
+    for addr, count in calls.items():
+        bob.machine.receive_datagrams([packet] * count, addr, now=bob.now)
+    sent: Counter[Address] = Counter()
+    while True:
+        for transmit in bob.machine.datagrams_to_send():
+            sent[transmit.addr] += sum(map(len, transmit.datagrams))
+        deadline = bob.machine.get_timer()
+        if not len(bob.machine._board) or deadline is None:
+            break
+        bob.machine.handle_timer(now=deadline)
+    for addr, count in calls.items():
+        assert 2 * len(packet) < sent[addr] <= AMPLIFICATION_LIMIT * count * len(packet)
+    assert sent[UdpAddress("192.0.2.3", 7)] > AMPLIFICATION_LIMIT * len(packet)
 
 
 def test_under_pressure_honest_clients_come_in_by_retry() -> None:
