@@ -225,8 +225,10 @@ class EndpointMachine:
         """
         self._time.advance(now)
         conn = self._open(connection)
-        conn.streams.send(stream_id, data, end=end)
-        self._board.touch(conn)
+        # To look through all streams for each that waits for the peer costs much if many do. That
+        # they wait is then told with whatever goes out next.
+        if conn.streams.send(stream_id, data, end=end):
+            self._board.touch(conn)
 
     def reset_stream(self, connection: int, stream_id: int, code: int, *, now: float) -> None:
         """Give up sending on a stream; the peer is told ``code``.

@@ -110,8 +110,10 @@ class StreamTable:
         )
         return stream_id
 
-    def send(self, stream_id: int, data: bytes, *, end: bool) -> None:
-        """Queue bytes, and with ``end`` the end. Silently dropped if the peer wants no more.
+    def send(self, stream_id: int, data: bytes, *, end: bool) -> bool:
+        """Queue bytes, and with ``end`` the end; say whether they may go out now.
+
+        Silently dropped if the peer wants no more.
 
         :raises LocalProtocolError: if the stream does not exist, cannot be sent on or has ended,
             or if there is less room than bytes.
@@ -119,7 +121,7 @@ class StreamTable:
         self._check_sends(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None and stream_id in self._stopped:
-            return
+            return False
         if stream is None or stream.sending is _Side.CLOSED:
             raise LocalProtocolError(f"stream {stream_id} has ended; nothing can follow")
         if len(data) > self.room(stream_id):
@@ -136,6 +138,7 @@ class StreamTable:
                 self._filled.add(stream_id)
         if end:
             self._close_sending(stream_id, stream)
+        return self._quic.is_allowed(stream_id)
 
     def room(self, stream_id: int) -> int:
         """Return how many bytes may be sent now. A stopped stream takes, and drops, anything.

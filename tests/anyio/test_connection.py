@@ -12,6 +12,7 @@ from iroh_anyio import (
     ConnectionClosedHere,
     DatagramTooLarge,
     EndpointOptions,
+    SendStream,
     TooManyStreams,
 )
 from iroh_anyio import connection as connection_module
@@ -193,9 +194,8 @@ async def test_path_changes_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyP
 async def test_streams_that_wait_for_the_peer_are_bounded() -> None:
     async with joined() as (dialled, _):
 
-        async def open_all(connection: Connection) -> None:
-            for _ in range(2_000):
-                await connection.open_uni()
+        async def open_all(connection: Connection) -> list[SendStream]:
+            return [await connection.open_uni() for _ in range(2_000)]
 
         with pytest.raises(TooManyStreams, match="end some of them first"):
             await open_all(dialled)

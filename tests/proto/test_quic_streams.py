@@ -249,9 +249,9 @@ def test_a_stream_given_up_before_the_peer_allows_it_is_given_up_once_it_does(
     client, server = streams_of(pair.client), streams_of(pair.server)
     ids = [client.open(bidirectional=bidirectional) for _ in range(SMALL.max_streams)]
     for stream_id in ids:
-        client.send(stream_id, b"x", end=True)
+        assert client.send(stream_id, b"x", end=True) is True
     waiting = client.open(bidirectional=bidirectional)
-    client.send(waiting, b"never sent", end=False)
+    assert client.send(waiting, b"never sent", end=False) is False
     client.reset(waiting, 5)
     if bidirectional:
         client.stop(waiting, 6)

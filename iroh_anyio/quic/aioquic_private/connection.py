@@ -319,6 +319,11 @@ class HookedConnection(QuicConnection):
         waiting = self._streams_blocked_bidi if bidirectional else self._streams_blocked_uni
         return len(waiting)
 
+    def is_allowed(self, stream_id: int) -> bool:
+        """Whether a stream need not wait for the peer to allow it."""
+        stream = self._streams.get(stream_id)
+        return stream is None or not stream.is_blocked
+
     def is_stoppable(self, stream_id: int) -> bool:
         """Whether STOP_SENDING makes sense: the stream is known and its end is not."""
         stream = self._streams.get(stream_id)
