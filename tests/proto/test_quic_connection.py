@@ -17,7 +17,9 @@ from aioquic.tls import Epoch
 from iroh_anyio.quic import aioquic_private
 from iroh_anyio.quic.aioquic_private import checks
 from iroh_anyio.quic.aioquic_private.connection import (
+    CLOSING_LIMIT,
     CRYPTO_PIECES_LIMIT,
+    IDLE_SLACK,
     OPEN_CHALLENGES_LIMIT,
     TLS_MESSAGE_LIMIT,
 )
@@ -124,6 +126,36 @@ def test_an_idle_connection_ends_at_both_ends() -> None:
     assert reasons(pair) == [None, None]
     pair.run_for(2.0)
     assert [reason and reason[0] for reason in reasons(pair)] == ["idle", "idle"]
+
+
+def slow_down(pair: QuicPair, rtt: float) -> None:
+    """Have both ends believe in a round-trip time in seconds."""
+    for side in pair.sides:
+        side.connection._quic._loss._rtt_smoothed = rtt
+
+
+def test_a_peer_that_seems_far_away_is_waited_for_a_little_longer_and_not_without_end() -> None:
+    for rtt, wait in ((3.0, 9.0), (1000.0, 4.0 + IDLE_SLACK)):
+        options = replace(QUIET, idle_timeout=4.0)
+        pair = QuicPair(client=options, server=options).establish()
+        slow_down(pair, rtt)
+        start = pair.now
+        pair.client.connection.send_datagram(b"x")
+        pair.run_until(lambda: pair.server.connection.reason is not None, limit=60.0)  # noqa: B023
+        assert wait <= pair.now - start < wait + 2.0
+
+
+def test_a_closed_connection_to_a_peer_that_seems_far_away_is_forgotten_in_time() -> None:
+    for rtt, wait in ((1.0, 3.0), (1000.0, CLOSING_LIMIT)):
+        pair = QuicPair(client=QUIET, server=QUIET).establish()
+        slow_down(pair, rtt)
+        start = pair.now
+        pair.client.connection.close(0, "")
+        pair.run_until(
+            lambda: all(side.connection.is_gone for side in pair.sides),  # noqa: B023
+            limit=60.0,
+        )
+        assert wait <= pair.now - start < wait + 1.0
 
 
 def test_keep_alive_of_one_side_keeps_both_alive() -> None:

@@ -55,6 +55,15 @@ OPEN_CHALLENGES_LIMIT = 512
 """Challenges made whose answers still count; past it the oldest do not. All addresses of a peer
 are challenged at once, which are fewer."""
 
+IDLE_SLACK = 30.0
+"""Seconds by which a connection may outlast its idle time-out, for the peer's sake: three probe
+time-outs (RFC 9000, section 10.1), which a peer can stretch by answering ever later. They are this
+long at a round-trip time of some three seconds."""
+
+CLOSING_LIMIT = 10.0
+"""Seconds that a connection which is over is kept to answer what still arrives: three probe
+time-outs (RFC 9000, section 10.2), and no more than this."""
+
 ContextT = TypeVar("ContextT", bound=HookedContext)
 
 
@@ -349,6 +358,17 @@ class HookedConnection(QuicConnection):
         self._application_space = self._spaces[tls.Epoch.ONE_RTT]
         self._proving_spaces = (self._spaces[tls.Epoch.HANDSHAKE], self._application_space)
         self.prepare_tls()
+
+    def _idle_timeout(self) -> float:
+        agreed = self._configuration.idle_timeout
+        if self._remote_max_idle_timeout is not None:
+            agreed = min(agreed, self._remote_max_idle_timeout)
+        return min(super()._idle_timeout(), agreed + IDLE_SLACK)
+
+    def _close_begin(self, is_initiator: bool, now: float) -> None:
+        super()._close_begin(is_initiator, now)
+        assert self._close_at is not None
+        self._close_at = min(self._close_at, now + CLOSING_LIMIT)
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
         stream = self._streams.get(stream_id)
